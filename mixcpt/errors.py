@@ -1,0 +1,64 @@
+"""What can go wrong, as a short tree. Every message is one sentence for the user: the value, and the remedy.
+
+MixcptError             base: "show this to the user"              exit code 1
+├── BadInput            the user gave something unusable           exit code 2
+│   ├── BadFile         a file or folder that cannot be read
+│   ├── BadCorpus       documents that cannot become a corpus
+│   ├── BadConfig       a recipe or setting that contradicts itself or names an unknown thing
+│   └── NotFound        a run, job, corpus or model that is not there
+├── Unavailable         a model, hub or library that cannot be had now
+├── TooLittle           not enough memory or disk for what was asked
+├── Diverged            the loss became NaN or infinite
+├── Interrupted         cancelled or paused by the user; what was done is kept
+└── DeadWorker          a worker process ended without saying why
+"""
+
+
+class MixcptError(Exception):
+    """Base of all errors that are shown to the user as they are."""
+
+    exit_code = 1
+
+
+class BadInput(MixcptError):
+    exit_code = 2
+
+
+class BadFile(BadInput):
+    pass
+
+
+class BadCorpus(BadInput):
+    pass
+
+
+class BadConfig(BadInput):
+    pass
+
+
+class NotFound(BadInput):
+    pass
+
+
+class Unavailable(MixcptError):
+    pass
+
+
+class TooLittle(MixcptError):
+    pass
+
+
+class Diverged(MixcptError):
+    pass
+
+
+class Interrupted(MixcptError):
+    """Raised inside a worker when its job was asked to stop; `state` is the job state that follows."""
+
+    def __init__(self, message: str, state: str = "cancelled"):
+        super().__init__(message)
+        self.state = state
+
+
+class DeadWorker(MixcptError):
+    pass
