@@ -1,0 +1,235 @@
+"""Jobs on disk: what is to be done, and how it stands.
+
+A job is a folder, jobs/<id>/:
+
+    job.json      written once: kind, payload, run, what it waits for
+    status.json   replaced atomically: state, message, progress, process
+    log.txt       all that the worker prints (a file, never a pipe, so nobody has to drain it)
+    heartbeat     touched by the worker every second
+    request       "cancel" or "pause", the flag that the worker polls
+    worker.lock   locked by the one worker of this job as long as it lives
+
+Who may write status.json: a living worker its own, and else whoever holds jobs/.lock. Nothing more is needed for app
+and command line to work side by side. `mixcpt.supervisor` starts the workers. What this gives up: priorities, and a
+quick answer over tens of thousands of jobs.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mixcpt.errors import BadInput, NotFound
+from mixcpt.workspace import Workspace, building, locked, new_id, now, read_json, write_atomic, write_json
+
+KINDS = ("ingest", "train", "evaluate", "score", "export")
+ACCELERATOR_KINDS = {"train", "evaluate", "score"}
+FINAL = {"done", "failed", "cancelled"}
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a job stands. `started` and `ended` belong to the present attempt; pid and process_started name a process."""
+
+    state: str = "queued"  # queued running paused done failed cancelled
+    message: str = ""
+    pid: int | None = None
+    process_started: float | None = None
+    started: str | None = None
+    ended: str | None = None
+    progress: float | None = None
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """A view of a job's folder: the order as it was given, and the status as it is on disk at this moment."""
+
+    id: str
+    kind: str
+    run: str | None
+    payload: dict[str, Any]
+    after: list[str]
+    label: str
+    created: str
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path) -> "Job":
+        return cls(folder=folder, **read_json(folder / "job.json"))
+
+    @property
+    def status(self) -> Status:
+        return Status(**read_json(self.folder / "status.json"))
+
+    @property
+    def state(self) -> str:
+        return self.status.state
+
+    @property
+    def name(self) -> str:
+        return self.label or self.id
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.folder / "heartbeat"
+
+    @property
+    def worker_lock(self) -> Path:
+        return self.folder / "worker.lock"
+
+    @property
+    def request(self) -> Path:
+        return self.folder / "request"
+
+    def requested(self) -> str | None:
+        """What the worker is asked for: "cancel", "pause" or None. Costs one failed `open` while nobody asks."""
+        try:
+            return self.request.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def update(self, **changes: Any) -> None:
+        """Replace parts of the status; see the top of this file for who may."""
+        write_json(self.folder / "status.json", asdict(replace(self.status, **changes)))
+
+    def tail(self, lines: int = 100) -> list[str]:
+        """The last non-empty lines of the log, at most 64 KB of it."""
+        if not self.log.exists():
+            return []
+        with open(self.log, "rb") as file:
+            file.seek(max(0, self.log.stat().st_size - 65_536))
+            text = file.read().decode("utf-8", errors="replace")
+        return [line for line in text.splitlines() if line.strip()][-lines:]
+
+
+def find_id(wanted: str, ids: Sequence[str], what: str) -> str:
+    """The one of `ids` that is `wanted` or begins with it.
+
+    Raises:
+        NotFound: none does, or several do; the message names the nearest.
+    """
+    if wanted in ids:
+        return wanted
+    fitting = [id for id in ids if wanted and id.startswith(wanted)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        some = ", ".join(fitting[:3]) + (", ..." if len(fitting) > 3 else "")
+        raise NotFound(f"{wanted!r} fits {len(fitting)} {what}s ({some}): write more of the id.")
+    near = difflib.get_close_matches(wanted, ids, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"`mixcpt {what}s` lists what is there."
+    raise NotFound(f"There is no {what} {wanted!r}: {hint}")
+
+
+class Jobs:
+    """The jobs of a workspace: submit, look up, and ask for an end."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self.lock = workspace.jobs / ".lock"
+        self._opened: dict[str, Job] = {}  # the orders never change, so each is read once
+
+    def submit(
+        self, kind: str, payload: dict[str, Any], *, run: str | None = None, after: Iterable[str] = (), label: str = ""
+    ) -> Job:
+        """Put a job into the queue; it starts when all jobs of `after` are done.
+
+        Raises:
+            BadInput: an unknown kind.
+            NotFound: `after` names a job that is not there.
+        """
+        if kind not in KINDS:
+            raise BadInput(f"The job kind {kind!r} is unknown: take one of {', '.join(KINDS)}.")
+        order = {
+            "id": new_id("job"),
+            "kind": kind,
+            "run": run,
+            "payload": payload,
+            "after": [self.get(id).id for id in after],
+            "label": label,
+            "created": datetime.now(UTC).isoformat(timespec="microseconds"),  # orders jobs of the same second too
+        }
+        folder = self.workspace.jobs / str(order["id"])
+        with building(folder) as unfinished:
+            write_json(unfinished / "job.json", order)
+            write_json(unfinished / "status.json", asdict(Status()))
+        return self.get(folder.name)
+
+    def get(self, id: str) -> Job:
+        """The job of this id or unique beginning of one; NotFound with near ids."""
+        return self._open(find_id(id, self._ids(), "job"))
+
+    def all(self) -> list[Job]:
+        """Every job, oldest first."""
+        return sorted((self._open(id) for id in self._ids()), key=lambda job: job.created)
+
+    def for_run(self, run_id: str) -> Job | None:
+        """The job that tells how a run stands: the first, of the latest of each kind, that is not done; else the last.
+
+        Exports do not count: they read a run, but are no part of it.
+        """
+        latest = {job.kind: job for job in self.all() if job.run == run_id and job.kind != "export"}
+        ordered = sorted(latest.values(), key=lambda job: job.created)
+        return next((job for job in ordered if job.state != "done"), ordered[-1] if ordered else None)
+
+    def request_cancel(self, job: Job) -> None:
+        """A waiting job is cancelled at once, a running one is asked to end; a job that has ended stays as it is."""
+        self._request(job, "cancel", "cancelled", "Cancelled before it started.")
+
+    def request_pause(self, job: Job) -> None:
+        """As `request_cancel`, but the job can go on from there with `requeue`."""
+        self._request(job, "pause", "paused", "Paused before it started.")
+
+    def requeue(self, job: Job) -> Job:
+        """Put a failed, cancelled or paused job back into the queue, and those that failed only by waiting for it.
+
+        Raises:
+            BadInput: the job is in any other state.
+        """
+        with locked(self.lock):
+            state = job.state
+            if state not in ("failed", "cancelled", "paused"):
+                raise BadInput(
+                    f"{job.name} is {state}, and only a failed, cancelled or paused job can go on: "
+                    + ("start a new one." if state == "done" else "wait for its end or cancel it.")
+                )
+            self._requeue(job)
+        return job
+
+    def rests(self, job: Job) -> bool:
+        """Nothing will happen to this job by itself: it is final, paused, or waits for one that is paused."""
+        state = job.state
+        if state == "queued":
+            return any(self.rests(self.get(id)) and self.get(id).state != "done" for id in job.after)
+        return state != "running"
+
+    def _ids(self) -> list[str]:
+        return [folder.name for folder in self.workspace.jobs.iterdir() if not folder.name.startswith(".")]
+
+    def _open(self, id: str) -> Job:
+        if id not in self._opened:
+            self._opened[id] = Job.open(self.workspace.jobs / id)
+        return self._opened[id]
+
+    def _request(self, job: Job, request: str, state: str, message: str) -> None:
+        with locked(self.lock):
+            current = job.state
+            if current == "running":
+                write_atomic(job.request, request)
+            elif current not in FINAL:
+                job.update(state=state, message=message, ended=now())
+
+    def _requeue(self, job: Job) -> None:
+        job.request.unlink(missing_ok=True)
+        status = Status(attempt=job.status.attempt + 1)
+        write_json(job.folder / "status.json", asdict(status))
+        for other in self.all():
+            if job.id in other.after and other.state == "failed" and other.status.started is None:
+                self._requeue(other)

@@ -1,0 +1,231 @@
+"""The worker: one process that does one job, `python -m mixcpt.worker JOB_DIR`.
+
+It starts light and imports what its kind of job needs only then. Whatever happens ends as a state and a sentence in
+status.json; what it prints lands in log.txt. Started by a `Supervisor` only: by hand it refuses, because the queue
+would not know of it. It gives up pooling: every job pays for its own imports and model load, and in return memory is
+really freed, and a crash takes one job.
+"""
+
+import argparse
+import faulthandler
+import fcntl
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from mixcpt.errors import BadConfig, BadInput, Interrupted, MixcptError
+from mixcpt.jobs import Job, Jobs
+from mixcpt.workspace import Workspace, locked, now, write_atomic
+
+if TYPE_CHECKING:
+    from mixcpt.corpus import Manifest
+
+HANDLERS = {
+    "ingest": "mixcpt.worker:ingest_job",
+    "train": "mixcpt.training:run_job",
+    "evaluate": "mixcpt.evaluation:run_job",
+}
+HEARTBEAT_SECONDS = 1.0
+STATUS_SECONDS = 0.5
+
+
+class JobContext:
+    """What a handler gets: the workspace, its job, and the ways to be heard and to be stopped."""
+
+    def __init__(self, workspace: Workspace, job: Job):
+        self.workspace = workspace
+        self.job = job
+        self._lock = threading.Lock()  # the heartbeat writes progress too
+        self._pending: dict[str, Any] = {}
+        self._written = float("-inf")
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        """Show how far the job is (0 to 1, None when unknown). May be called at will: two a second are written, and
+        the heartbeat writes the last one if nothing follows it."""
+        with self._lock:
+            known = None if fraction is None else min(1.0, max(0.0, fraction))
+            self._pending = {"progress": known, "message": message}
+        if time.monotonic() - self._written >= STATUS_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the progress that was held back."""
+        with self._lock:
+            if self._pending:
+                self.job.update(**self._pending)
+                self._pending, self._written = {}, time.monotonic()
+
+    def end(self, state: str, message: str) -> None:
+        """Write the job's final state; progress stays where it was, except that what is done is done wholly."""
+        self.say(f"{state}: {message}")
+        with self._lock:
+            final = {**self._pending, "state": state, "message": message, "ended": now()}
+            self._pending = {}
+            self.job.update(**final | ({"progress": 1.0} if state == "done" else {}))
+
+    def check(self) -> None:
+        """Raises Interrupted once the job is asked to cancel or pause. Cheap: call it in every loop."""
+        request = self.job.requested()
+        if request == "cancel":
+            raise Interrupted("Cancelled; what was done so far is kept.", "cancelled")
+        if request == "pause":
+            raise Interrupted("Paused; it can be resumed from here.", "paused")
+
+    def say(self, text: str) -> None:
+        """One line in the job's log, with the time."""
+        print(f"{now()} {text}", flush=True)
+
+
+Handler = Callable[[JobContext], str]  # its answer is the message of a done job
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m mixcpt.worker", description="Does one job; started by mixcpt.")
+    parser.add_argument("job", type=Path, help="the job's folder")
+    parser.add_argument("--handlers", default="mixcpt.worker", help="module whose HANDLERS names a function per kind")
+    options = parser.parse_args(arguments)
+    faulthandler.enable()  # a crash in native code leaves its stack in the log
+    job = Job.open(options.job.absolute())
+    context = JobContext(Workspace(job.folder.parent.parent), job)
+    try:
+        lock = claim(context)
+    except BadInput as refusal:
+        context.say(str(refusal))
+        return refusal.exit_code
+    with lock:
+        signal.signal(signal.SIGTERM, lambda *_: write_atomic(job.request, "cancel"))
+        os.register_at_fork(after_in_child=lambda: _be_nobody(lock))
+        threading.Thread(target=_beat, args=(context,), daemon=True).start()
+        return work(context, options.handlers)
+
+
+def claim(context: JobContext) -> TextIO:
+    """The locked worker.lock of the job, which makes this process its only worker.
+
+    Raises:
+        BadInput: the queue did not start this process, or another worker is at the job.
+    """
+    job = context.job
+    with locked(Jobs(context.workspace).lock):
+        status = job.status
+        if (status.state, status.pid) != ("running", os.getpid()):
+            raise BadInput(f"Job {job.id} is {status.state} and not process {os.getpid()}'s: let the queue start it.")
+        lock = open(job.worker_lock, "a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise BadInput(f"Another worker is at job {job.id}: wait for its end.") from None
+    return lock
+
+
+def work(context: JobContext, handlers: str = "mixcpt.worker") -> int:
+    """Run the job's handler and write down how it ended; returns the exit code of the process."""
+    job = context.job
+    context.say(f"{job.kind} {job.name}, attempt {job.status.attempt}, process {os.getpid()}")
+    try:
+        state, message = "done", find_handler(job.kind, handlers)(context)
+    except Interrupted as stop:
+        state, message = stop.state, str(stop)
+    except MixcptError as error:
+        state, message = "failed", str(error)
+    except Exception as error:
+        traceback.print_exc(file=sys.stdout)
+        state, message = "failed", f"{type(error).__name__}: {error} (details in the log)"
+    context.end(state, message)
+    return int(state == "failed")
+
+
+def find_handler(kind: str, handlers: str) -> Handler:
+    """Import the function that `handlers`.HANDLERS names for this kind.
+
+    Raises:
+        BadInput: it names none.
+    """
+    table: dict[str, str] = importlib.import_module(handlers).HANDLERS
+    if kind not in table:
+        raise BadInput(f"No worker can do a job of kind {kind!r}: the kinds are {', '.join(table)}.")
+    module, _, function = table[kind].partition(":")
+    handler: Handler = getattr(importlib.import_module(module), function)
+    return handler
+
+
+def _be_nobody(lock: TextIO) -> None:
+    """In a forked child, say a data loader: it must not pass for the living worker, nor cancel the job when ended."""
+    lock.close()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _beat(context: JobContext) -> None:
+    while True:
+        context.job.heartbeat.touch()
+        context.flush()
+        time.sleep(HEARTBEAT_SECONDS)
+
+
+def ingest_job(context: JobContext) -> str:
+    """Make a corpus. Payload: what a `mixcpt.config.CorpusSpec` says, `model`, whose tokenizer counts, and optionally
+    `seed`, `heldout_fraction` and `replace` as `mixcpt.corpus.ingest` takes them."""
+    from mixcpt.modelstore import ensure_model
+    from mixcpt.tokens import TextTokenizer
+
+    payload = context.job.payload
+    folder = ensure_model(
+        context.workspace,
+        payload["model"],
+        progress=lambda message: context.progress(None, message),
+        should_stop=context.check,
+    )
+    options: dict[str, Any] = {
+        key: payload[key] for key in ("kind", "seed", "heldout_fraction", "replace") if key in payload
+    }
+    options |= {
+        "tokenizer": TextTokenizer.from_folder(folder),
+        "progress": lambda message, fraction: context.progress(fraction, message),
+        "should_stop": context.check,
+    }
+    manifest = (_from_hub if payload.get("hub") else _from_files)(context.workspace, payload, options)
+    return f"Corpus {manifest.name}: {manifest.documents:,} documents, {manifest.tokens:,} tokens."
+
+
+def _from_files(workspace: Workspace, payload: dict[str, Any], options: dict[str, Any]) -> "Manifest":
+    from mixcpt.corpus import ingest
+
+    for key in ("where", "limit"):
+        if payload.get(key):
+            raise BadConfig(f"{key} is {payload[key]!r}, but files are read whole: leave it out, or prepare the files.")
+    return ingest(workspace, payload["name"], payload["files"], text_column=payload.get("text_column"), **options)
+
+
+def _from_hub(workspace: Workspace, payload: dict[str, Any], options: dict[str, Any]) -> "Manifest":
+    from mixcpt.corpus import FileInfo, ingest_records
+    from mixcpt.sources import Refusal, read_hub
+
+    if payload.get("hub_config"):
+        raise BadConfig(f"hub_config is {payload['hub_config']!r}, but is not supported yet: add the files instead.")
+    hub, split, where = payload["hub"], payload.get("split", "train"), payload.get("where") or {}
+    records = (
+        record
+        for record in read_hub(
+            hub,
+            split=split,
+            kind=payload.get("kind"),
+            text_column=payload.get("text_column"),
+            limit=payload.get("limit"),
+        )
+        if isinstance(record, Refusal) or all(str(record.meta.get(key)) == value for key, value in where.items())
+    )
+    return ingest_records(workspace, payload["name"], records, files=[FileInfo(name=f"{hub}:{split}")], **options)
+
+
+if __name__ == "__main__":
+    from mixcpt import worker  # the module proper, so that handlers and this process share one JobContext
+
+    sys.exit(worker.main())

@@ -1,0 +1,181 @@
+"""Tests for the run store: what is on disk is whole, or is recognised as unfinished."""
+
+from pathlib import Path
+
+import pytest
+
+from mixcpt.config import MixtureConfig, SourceShare, Stage
+from mixcpt.errors import BadFile, BadInput, NotFound
+from mixcpt.jobs import Jobs
+from mixcpt.runs import Run, Runs
+from mixcpt.workspace import Workspace
+
+STAGE = Stage(mixture=MixtureConfig(sources=[SourceShare(source="builtin/atlas", share=1)]))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(Workspace(tmp_path))
+
+
+@pytest.fixture
+def run(runs: Runs) -> Run:
+    return runs.create(STAGE, experiment="test")
+
+
+def step(number: int, **more: object) -> dict[str, object]:
+    return {"step": number, "loss": 1.0, **more}
+
+
+def test_a_run_is_read_back_as_it_was_made(runs: Runs, run: Run) -> None:
+    stage = STAGE.with_seed(3)
+    child = runs.create(stage, experiment="e.1", arm="Plain CE", parent=run.id[:-1], recipe="r", name="Übung")
+    read = Runs(runs.workspace).get(child.id)
+    assert read.config == stage
+    info = read.info
+    assert (info.stage, info.experiment, info.arm, info.parent, info.recipe, info.seed, info.name) == (
+        "cpt", "e.1", "Plain CE", run.id, "r", 3, "Übung",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", "Big", ".hidden", "x" * 65, "a\n"])
+def test_a_bad_experiment_name_leaves_nothing_behind(runs: Runs, name: str) -> None:
+    with pytest.raises(BadInput, match="experiment name"):
+        runs.create(STAGE, experiment=name)
+    assert list(runs.workspace.runs.iterdir()) == []
+
+
+def test_an_unknown_parent_is_refused(runs: Runs) -> None:
+    with pytest.raises(NotFound, match="no run 'cpt-9'"):
+        runs.create(STAGE, experiment="e", parent="cpt-9")
+
+
+def test_a_unique_beginning_is_enough(runs: Runs, run: Run) -> None:
+    assert runs.get(run.id[:6]).id == run.id
+
+
+def test_an_ambiguous_beginning_names_its_runs(runs: Runs, run: Run) -> None:
+    other = runs.create(STAGE, experiment="e")
+    with pytest.raises(NotFound, match="fits 2 runs") as caught:
+        runs.get("cpt-")
+    assert run.id in str(caught.value) and other.id in str(caught.value)
+
+
+def test_a_whole_id_wins_over_longer_ones(runs: Runs, run: Run) -> None:
+    run.folder.with_name(run.id + "0").mkdir()
+    assert runs.get(run.id).id == run.id
+
+
+def test_a_mistyped_id_is_answered_with_the_near_one(runs: Runs, run: Run) -> None:
+    with pytest.raises(NotFound, match=run.id):
+        runs.get("ctp" + run.id[3:])
+
+
+@pytest.mark.parametrize("id", ["", "..", "../jobs", "/etc", ".lock"])
+def test_no_id_leads_out_of_the_folder(runs: Runs, run: Run, id: str) -> None:
+    with pytest.raises(NotFound):
+        runs.get(id)
+
+
+def test_a_torn_last_line_is_ignored_and_cut_by_the_next_record(run: Run) -> None:
+    run.append(step(1))
+    whole = run.metrics.read_bytes()
+    for torn in (b"{", b'{"step": 2, "loss": 0.5}', '{"x": "é'.encode()[:-1]):
+        run.metrics.write_bytes(whole + torn)
+        assert run.read_metrics() == [step(1)]
+        run.append(step(2))
+        assert run.read_metrics() == [step(1), step(2)]
+    run.metrics.write_bytes(b"{")
+    run.append(step(1))
+    assert run.read_metrics() == [step(1)]
+
+
+def test_a_damaged_line_is_named_and_not_skipped(run: Run) -> None:
+    run.metrics.write_bytes(b'{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(BadFile, match="Line 2"):
+        run.read_metrics()
+
+
+def test_a_resume_cancels_the_records_beyond_its_step(run: Run) -> None:
+    for number in (1, 2, 3):
+        run.append(step(number, attempt=1))
+    resume = {"event": "resume", "step": 1}
+    run.append(resume)
+    run.append(step(2, attempt=2))
+    assert run.read_metrics() == [step(1, attempt=1), resume, step(2, attempt=2)]
+    run.append(step(3, attempt=2))
+    run.append({"event": "resume", "step": 2})
+    assert [record["step"] for record in run.losses()] == [1, 2]
+
+
+def test_a_restart_cancels_everything(run: Run) -> None:
+    run.append({"step": 0, "measure": {}})
+    run.append({"event": "resume", "step": -1})
+    assert run.curve() == []
+
+
+def test_curve_and_losses_part_the_records(run: Run) -> None:
+    measure = {"step": 1, "measure": {"domain": 2.0}}
+    run.append(measure)
+    run.append(step(1))
+    run.append({"event": "note"})
+    assert (run.curve(), run.losses()) == ([measure], [step(1)])
+
+
+def test_no_metrics_yet_is_an_empty_list(run: Run) -> None:
+    assert run.read_metrics() == []
+
+
+def test_not_a_number_is_refused_and_leaves_no_line(run: Run) -> None:
+    run.append(step(1))
+    with pytest.raises(ValueError):
+        run.append({"step": 2, "loss": float("nan")})
+    assert run.read_metrics() == [step(1)]
+
+
+def test_a_section_of_results_is_replaced_and_the_others_stay(run: Run) -> None:
+    assert run.results() == {}
+    run.write_results("training", {"loss": 1})
+    run.write_results("evaluation", {"general": 0.5})
+    run.write_results("training", {"steps": 2})
+    assert run.results() == {"training": {"steps": 2}, "evaluation": {"general": 0.5}}
+
+
+def test_only_complete_checkpoints_count_in_order_of_steps(run: Run) -> None:
+    for name in ("checkpoint-100", "checkpoint-20", "checkpoint-3", "checkpoint-x"):
+        folder = run.folder / "checkpoints" / name
+        folder.mkdir(parents=True)
+        if name != "checkpoint-3":
+            (folder / "complete.json").write_text("{}")
+    assert [folder.name for folder in run.checkpoints()] == ["checkpoint-20", "checkpoint-100"]
+
+
+def test_a_run_stands_as_its_jobs_do(runs: Runs, run: Run) -> None:
+    jobs = Jobs(runs.workspace)
+    assert run.state(jobs) == "new"
+    jobs.submit("train", {}, run=run.id).update(state="paused")
+    assert run.state(jobs) == "paused"
+
+
+def test_delete_removes_the_run(runs: Runs, run: Run) -> None:
+    runs.delete(run)
+    assert runs.all() == [] and list(runs.workspace.runs.iterdir()) == []
+
+
+def test_a_run_at_work_or_with_children_is_not_deleted(runs: Runs, run: Run) -> None:
+    job = Jobs(runs.workspace).submit("train", {}, run=run.id)
+    with pytest.raises(BadInput, match="is queued"):
+        runs.delete(run)
+    job.update(state="done")
+    child = runs.create(STAGE, experiment="e", parent=run.id)
+    with pytest.raises(BadInput, match=child.id):
+        runs.delete(run)
+    runs.delete(child)
+    runs.delete(run)
+
+
+def test_runs_of_all_stages_are_listed_by_time(runs: Runs) -> None:
+    ids = ["sft-20260101-000000-aaaaaa", "cpt-20260102-000000-aaaaaa", "dpo-20260103-000000-aaaaaa"]
+    for id in reversed(ids):
+        (runs.workspace.runs / id).mkdir()
+    assert [run.id for run in runs.all()] == ids
