@@ -16,7 +16,7 @@ from mixcpt.errors import BadInput
 
 
 class TextTokenizer:
-    """A fast tokenizer with its end-of-sequence id and a fingerprint of its files."""
+    """A fast tokenizer with its end-of-sequence id and a fingerprint of both."""
 
     def __init__(self, tokenizer: Tokenizer, eos_id: int, fingerprint: str):
         self.eos_id = eos_id
@@ -37,12 +37,14 @@ class TextTokenizer:
         if not path.is_file():
             raise BadInput(f"{folder} holds no tokenizer.json: save the model with a fast tokenizer.")
         tokenizer = Tokenizer.from_file(str(path))
-        eos = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("eos_token")
+        settings = folder / "tokenizer_config.json"
+        eos = json.loads(settings.read_text(encoding="utf-8")).get("eos_token") if settings.is_file() else None
         eos = eos["content"] if isinstance(eos, dict) else eos
         eos_id = tokenizer.token_to_id(eos) if eos else None
         if eos_id is None:
             raise BadInput(f"The tokenizer in {folder} names no end-of-sequence token: set eos_token in it.")
-        return cls(tokenizer, eos_id, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+        # A base and its chat version often share the file and differ in the end token only.
+        return cls(tokenizer, eos_id, hashlib.sha256(path.read_bytes() + str(eos_id).encode()).hexdigest()[:16])
 
     @property
     def vocabulary(self) -> int:

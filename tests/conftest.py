@@ -1,0 +1,93 @@
+"""What several tests need: a workspace, a tokenizer whose tokens are bytes, and the shared data where it lies."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+
+from mixcpt.corpus import ingest_records
+from mixcpt.records import Record
+from mixcpt.tokens import TextTokenizer
+from mixcpt.workspace import Workspace
+
+_SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of data for developers, which does not ship with the library."""
+    if not _SHARED.is_dir():
+        pytest.skip(f"the shared data is not at {_SHARED}")
+    return _SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer of 257 tokens: one a byte, so that tokens are counted by hand, and "<eos>"."""
+    folder = tmp_path_factory.mktemp("tiny-tokenizer")
+    letters = sorted(ByteLevel.alphabet())
+    tokenizer = Tokenizer(BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    tokenizer.add_special_tokens(["<eos>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_tokenizer_folder: Path) -> TextTokenizer:
+    return TextTokenizer.from_folder(tiny_tokenizer_folder)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tiny_tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder: a random Llama of two layers over the byte tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    shutil.copytree(tiny_tokenizer_folder, folder, dirs_exist_ok=True)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        eos_token_id=256,
+        bos_token_id=None,
+        pad_token_id=256,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+PROSE = (
+    "The miller of {0} weighs the sacks twice and writes the sums in a blue book. On market days the road to {0} is full "
+    "of carts, and the children count them from the wall. Rain came late to {0}, so the barley stands short this year."
+)
+
+
+@pytest.fixture
+def small_corpora(workspace: Workspace, tiny_tokenizer: TextTokenizer) -> Workspace:
+    """A workspace with two corpora of short prose: `field` (the domain) and `world` (general)."""
+    for name, places in (("field", range(40)), ("world", range(100, 140))):
+        records = [Record(kind="documents", text=PROSE.format(f"place {place}"), file="test") for place in places]
+        ingest_records(workspace, name, records, files=[], tokenizer=tiny_tokenizer)
+    return workspace
