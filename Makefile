@@ -6,8 +6,7 @@ CODE := $(wildcard mixcpt app pages bench tests)
 .PHONY: app test lint types format
 
 app: $(INSTALLED)
-	@echo "The app is still being written, so this runs the quick recipe in the terminal instead."
-	.venv/bin/mixcpt run recipes/quick.yaml
+	.venv/bin/mixcpt app
 
 test: $(INSTALLED)
 	.venv/bin/pytest

@@ -7,7 +7,7 @@ it means making it again.
 
 import hashlib
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from os.path import commonpath
@@ -22,7 +22,7 @@ from mixcpt.holdout import HoldOut
 from mixcpt.intake import Intake
 from mixcpt.manifest import FileInfo, Histogram, Manifest, RefusedItem, SplitInfo, TokenizerInfo
 from mixcpt.records import Kind, Record, Refusal
-from mixcpt.sources import find_files, read
+from mixcpt.sources import find_files, read, select
 from mixcpt.split import MAX_FRACTION
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace, building, check_name, now, read_json, write_json
@@ -92,6 +92,8 @@ def ingest(
     kind: Kind | None = None,
     text_column: str | None = None,
     split_lines: bool = False,
+    where: Mapping[str, str] | None = None,
+    limit: int | None = None,
     seed: int = 0,
     tokenizer: TextTokenizer,
     heldout_fraction: float = 0.05,
@@ -99,7 +101,8 @@ def ingest(
     progress: Progress = lambda message, fraction: None,
     should_stop: Callable[[], None] = lambda: None,
 ) -> Manifest:
-    """Make the corpus `name` of files and folders; the same inputs and seed give the same fingerprint.
+    """Make the corpus `name` of files and folders; the same inputs and seed give the same fingerprint. `where` and
+    `limit` choose among the records as `mixcpt.sources.select` does.
 
     Among several files a bad one is refused and the rest kept; a bad single file is an error. `progress` is told what
     is done and its share of the whole (0 to 1, None where unknown); `should_stop` may raise to end the work, and
@@ -135,7 +138,7 @@ def ingest(
     return ingest_records(
         workspace,
         name,
-        chain(refusals, records()),
+        select(chain(refusals, records()), where, limit),
         files=infos,
         kind=kind,
         seed=seed,

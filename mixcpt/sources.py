@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -237,31 +237,47 @@ _READERS: Mapping[str, Callable[[unpack.Member], Iterator[Row | Refusal]]] = {
 }
 
 
+def select(
+    records: Iterable[Record | Refusal], where: Mapping[str, str] | None = None, limit: int | None = None
+) -> Iterator[Record | Refusal]:
+    """The first `limit` records whose meta fields have the values of `where`; refusals pass, for they are reported."""
+    kept = 0
+    for record in records:
+        if isinstance(record, Refusal):
+            yield record
+        elif all(str(record.meta.get(key)) == value for key, value in (where or {}).items()):
+            if kept == limit:
+                return
+            kept += 1
+            yield record
+
+
 def read_hub(
     dataset_id: str,
     *,
+    config: str | None = None,
     split: str = "train",
     kind: Kind | None = None,
     text_column: str | None = None,
-    limit: int | None = None,
 ) -> Iterator[Record | Refusal]:
-    """The records of a data set on the Hugging Face hub, streamed, `limit` rows at most; no code from it is run.
+    """The records of a data set on the Hugging Face hub, streamed; no code from it is run. `config` names one of its
+    configurations, where it has several.
 
     Raises:
         Unavailable: the hub cannot be reached, or has no such data set or split for us.
         BadFile: no column can be taken as text.
     """
-    return to_records(islice(_hub_rows(dataset_id, split), limit), dataset_id, kind, text_column)
+    return to_records(_hub_rows(dataset_id, config, split), dataset_id, kind, text_column)
 
 
-def _hub_rows(dataset_id: str, split: str) -> Iterator[Row]:
+def _hub_rows(dataset_id: str, config: str | None, split: str) -> Iterator[Row]:
     try:
         import datasets
         from huggingface_hub import HfApi
 
         # load_dataset tries an unreachable hub for half a minute; one question with a time limit fails at once.
         HfApi().dataset_info(dataset_id, timeout=_HUB_TIMEOUT)
-        rows = iter(datasets.load_dataset(dataset_id, split=split, streaming=True))
+        rows = iter(datasets.load_dataset(dataset_id, config, split=split, streaming=True))
         for number in count(1):
             if (values := next(rows, None)) is None:
                 return

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mixcpt.errors import BadConfig, BadInput, Interrupted, MixcptError
+from mixcpt.errors import BadInput, Interrupted, MixcptError
 from mixcpt.jobs import Job, Jobs
 from mixcpt.workspace import Workspace, locked, now, write_atomic
 
@@ -198,31 +198,20 @@ def ingest_job(context: JobContext) -> str:
 def _from_files(workspace: Workspace, payload: dict[str, Any], options: dict[str, Any]) -> "Manifest":
     from mixcpt.corpus import ingest
 
-    for key in ("where", "limit"):
-        if payload.get(key):
-            raise BadConfig(f"{key} is {payload[key]!r}, but files are read whole: leave it out, or prepare the files.")
-    return ingest(workspace, payload["name"], payload["files"], text_column=payload.get("text_column"), **options)
+    chosen: dict[str, Any] = {key: payload.get(key) for key in ("text_column", "where", "limit")}
+    return ingest(workspace, payload["name"], payload["files"], **chosen, **options)
 
 
 def _from_hub(workspace: Workspace, payload: dict[str, Any], options: dict[str, Any]) -> "Manifest":
     from mixcpt.corpus import FileInfo, ingest_records
-    from mixcpt.sources import Refusal, read_hub
+    from mixcpt.sources import read_hub, select
 
-    if payload.get("hub_config"):
-        raise BadConfig(f"hub_config is {payload['hub_config']!r}, but is not supported yet: add the files instead.")
-    hub, split, where = payload["hub"], payload.get("split", "train"), payload.get("where") or {}
-    records = (
-        record
-        for record in read_hub(
-            hub,
-            split=split,
-            kind=payload.get("kind"),
-            text_column=payload.get("text_column"),
-            limit=payload.get("limit"),
-        )
-        if isinstance(record, Refusal) or all(str(record.meta.get(key)) == value for key, value in where.items())
-    )
-    return ingest_records(workspace, payload["name"], records, files=[FileInfo(name=f"{hub}:{split}")], **options)
+    hub, config, split = payload["hub"], payload.get("hub_config"), payload.get("split", "train")
+    kind, column = payload.get("kind"), payload.get("text_column")
+    records = read_hub(hub, config=config, split=split, kind=kind, text_column=column)
+    chosen = select(records, payload.get("where"), payload.get("limit"))
+    origin = FileInfo(name=":".join(part for part in (hub, config, split) if part))
+    return ingest_records(workspace, payload["name"], chosen, files=[origin], **options)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 
 from mixcpt import unpack
 from mixcpt.errors import BadFile, MixcptError, Unavailable
-from mixcpt.sources import Message, Record, Refusal, find_files, read, read_hub
+from mixcpt.sources import Message, Record, Refusal, find_files, read, read_hub, select
 
 ALPACA = {"instruction": "Add.", "input": "1 2", "output": "3"}
 PAIR = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
@@ -349,12 +349,20 @@ class _Hub:
         if not self.works:
             raise ConnectionError("Name or service not known\nand more")
 
-    def load_dataset(self, name: str, split: str, streaming: bool) -> list[dict[str, str]]:
-        assert (name, split, streaming) == ("some/set", "train", True)
+    def load_dataset(self, name: str, config: str | None, split: str, streaming: bool) -> list[dict[str, str]]:
+        assert (name, config, split, streaming) == ("some/set", "en", "train", True)
         return [{"text": letter} for letter in "abcd"]
 
     def HfApi(self) -> "_Hub":
         return self
+
+
+def test_selecting_keeps_the_first_that_match_and_every_refusal() -> None:
+    rows: list[Record | Refusal] = [Record("documents", str(n), meta={"split": "ab"[n % 2]}) for n in range(6)]
+    refusal = Refusal("file", 3, "broken")
+    rows.insert(2, refusal)
+    assert list(select(rows, {"split": "b"}, 2)) == [rows[1], refusal, rows[4]]
+    assert list(select(rows)) == rows
 
 
 @pytest.mark.parametrize("works", [True, False])
@@ -362,7 +370,7 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
     monkeypatch.setitem(sys.modules, "datasets", _Hub(works))
     monkeypatch.setitem(sys.modules, "huggingface_hub", _Hub(works))
     if works:
-        found = [item for item in read_hub("some/set", limit=2) if isinstance(item, Record)]
+        found = [item for item in select(read_hub("some/set", config="en"), limit=2) if isinstance(item, Record)]
         assert [(record.text, record.line) for record in found] == [("a", 1), ("b", 2)]
     else:
         with pytest.raises(Unavailable, match=r"'some/set' .*\(Name or service not known\): check its name"):

@@ -1,0 +1,88 @@
+"""How good is the estimate that is shown before a run? Measured beside estimated, in processes of their own.
+
+    python bench/estimate.py [--model smollm2-135m] [--tokens 4096]
+
+Trains a few steps of each shape and prints peak memory and seconds a token, estimated and measured, with their ratio.
+Run it on a quiet machine; the medians of several runs are what counts.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SHAPES: tuple[dict[str, object], ...] = (
+    {"training.rows_per_step": 1, "training.rows_at_once": 1},
+    {"training.rows_per_step": 2, "training.rows_at_once": 2},
+    {"training.rows_per_step": 4, "training.rows_at_once": 4},
+    {"training.rows_per_step": 4, "training.rows_at_once": 4, "training.checkpoint_activations": True},
+    {"objective.retention": "none"},
+    {"model.precision": "bf16"},
+    {"model.precision": "nf4"},
+)
+
+
+def stage_with(model: str, tokens: int, changes: dict[str, object]) -> object:
+    from mixcpt.config import Stage, override, validate
+
+    plain = {
+        "model": {"name": model, "precision": "fp32"},
+        "mixture": {"budget_tokens": tokens, "sources": [{"source": "builtin/atlas", "share": 1, "domain": True}]},
+        "measures": {"every_steps": 0, "domain_tokens": 100, "general_tokens": 100, "prompt_tokens": 100},
+        "evaluation": {"tasks": []},
+    }
+    return override(validate(Stage, plain, "the benchmark"), changes)
+
+
+def measure(model: str, tokens: int, changes: dict[str, object]) -> None:
+    """One shape, in this process: prints a JSON line."""
+    from mixcpt.config import Stage
+    from mixcpt.recipes import estimate_stage
+    from mixcpt.runs import Runs
+    from mixcpt.training import train
+    from mixcpt.workspace import Workspace
+
+    workspace = Workspace()
+    stage = stage_with(model, tokens, changes)
+    assert isinstance(stage, Stage)
+    estimated = estimate_stage(workspace, stage)
+    run = Runs(workspace).create(stage, experiment="bench-estimate")
+    results = train(workspace, run, say=lambda text: None)
+    seconds = sum(record["seconds"] for record in run.losses()[1:])  # the first step warms up
+    share = len(run.losses()) / max(len(run.losses()) - 1, 1)
+    Runs(workspace).delete(run)
+    found = {"seconds": seconds * share, "memory": results["peak_memory_bytes"]}
+    print(json.dumps({"estimated": [estimated.seconds, estimated.memory_bytes], "parts": estimated.parts, **found}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--only", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only is not None:
+        return measure(options.model, options.tokens, options.only)
+    print(f"{'shape':72} {'memory est.':>11} {'measured':>9} {'ratio':>6} {'s est.':>7} {'measured':>9} {'ratio':>6}")
+    for changes in SHAPES:
+        arguments = ["--model", options.model, "--tokens", str(options.tokens), "--only", json.dumps(changes)]
+        with tempfile.TemporaryFile("w+") as errors:
+            done = subprocess.run(
+                [sys.executable, str(Path(__file__)), *arguments], stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+            if done.returncode:
+                errors.seek(0)
+                print(f"{json.dumps(changes)}: {errors.read().strip().splitlines()[-1]}")
+                continue
+        row = json.loads(done.stdout.splitlines()[-1])
+        seconds, memory = row["estimated"]
+        print(
+            f"{json.dumps(changes):72} {memory / 1e9:8.2f} GB {row['memory'] / 1e9:6.2f} GB {memory / row['memory']:6.2f} "
+            f"{seconds:7.1f} {row['seconds']:9.1f} {seconds / row['seconds']:6.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What a fresh machine has: general instructions, preferences, questions and prose, written for this project.
+
+Sources named `builtin/...` are made into corpora of the workspace the first time they are used:
+    builtin/atlas           documents of a fictional country (`mixcpt.atlas`), the domain no model can know
+    builtin/replay          general prose to mix in against forgetting
+    builtin/instructions    general instructions; 50 are held out of every mixture and selection
+    builtin/preferences     general preference pairs
+    builtin/general         held-out general prose: only ever measured, never trained on
+"""
+
+import json
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+from mixcpt import atlas
+from mixcpt.corpus import Corpus, corpus_names, ingest_records
+from mixcpt.errors import NotFound
+from mixcpt.records import Message, Record
+from mixcpt.tokens import TextTokenizer
+from mixcpt.workspace import Workspace, locked
+
+HELDOUT_INSTRUCTIONS = 50
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    """The rows of one shipped JSONL file."""
+    text = (files("mixcpt.builtin") / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def questions() -> list[dict[str, Any]]:
+    """The general four-choice questions: question, choices, answer (index), topic."""
+    return rows("questions")
+
+
+def instructions() -> list[dict[str, Any]]:
+    """The general instructions: id, kind, instruction, input, output, and whether each is `heldout`.
+
+    Fifty are held out, spread evenly but not at a fixed step: the kinds rotate, and a step of 8 would meet few of them.
+    """
+    every = rows("instructions_a") + rows("instructions_b")
+    chosen = {number * len(every) // HELDOUT_INSTRUCTIONS for number in range(HELDOUT_INSTRUCTIONS)}
+    return [row | {"heldout": index in chosen} for index, row in enumerate(every)]
+
+
+def _documents(rows: list[dict[str, Any]]) -> list[Record]:
+    return [
+        Record(kind="documents", text=f"{row['title']}\n\n{row['text']}", meta={"id": row["id"]}, file="builtin")
+        for row in rows
+    ]
+
+
+def _atlas() -> list[Record]:
+    return _documents(atlas.documents(atlas.make_world()))
+
+
+def _replay() -> list[Record]:
+    return _documents(rows("replay_a") + rows("replay_b"))
+
+
+def _general() -> list[Record]:
+    return _documents(rows("general_heldout"))
+
+
+def _instructions() -> list[Record]:
+    return [
+        Record(
+            kind="instructions",
+            messages=(
+                Message("user", row["instruction"] + (f"\n\n{row['input']}" if row["input"] else "")),
+                Message("assistant", row["output"]),
+            ),
+            meta={"id": row["id"], "kind": row["kind"]},
+            file="builtin",
+        )
+        for row in instructions()
+    ]
+
+
+def _preferences() -> list[Record]:
+    return [
+        Record(
+            kind="preferences",
+            messages=(Message("user", row["prompt"]),),
+            chosen=row["chosen"],
+            rejected=row["rejected"],
+            meta={"id": row["id"], "kind": row["kind"], "flaw": row["flaw"]},
+            file="builtin",
+        )
+        for row in rows("preferences")
+    ]
+
+
+SOURCES: dict[str, Callable[[], list[Record]]] = {
+    "builtin/atlas": _atlas,
+    "builtin/replay": _replay,
+    "builtin/instructions": _instructions,
+    "builtin/preferences": _preferences,
+    "builtin/general": _general,
+}
+
+
+def _heldout(source: str) -> set[str] | None:
+    """Ids that are always held out; None leaves it to the usual split."""
+    if source == "builtin/general":
+        return {row["id"] for row in rows("general_heldout")}
+    if source == "builtin/instructions":
+        return {row["id"] for row in instructions() if row["heldout"]}
+    return None
+
+
+def open_source(workspace: Workspace, name: str, tokenizer: TextTokenizer) -> Corpus:
+    """The corpus of a mixture's source; a built-in one is made when the workspace does not have it yet.
+
+    Raises:
+        NotFound: no such corpus, with what there is.
+    """
+    if not name.startswith("builtin/"):
+        return Corpus.open(workspace, name)
+    if name not in SOURCES:
+        raise NotFound(f"There is no built-in source {name!r}: choose from {', '.join(SOURCES)}.")
+    corpus_name = name.replace("/", "-")
+    with locked(workspace.corpora / f".{corpus_name}.lock"):
+        if corpus_name not in corpus_names(workspace):
+            records, heldout = SOURCES[name](), _heldout(name)
+            ingest_records(workspace, corpus_name, records, files=[], heldout_ids=heldout, tokenizer=tokenizer)
+    return Corpus.open(workspace, corpus_name)

@@ -1,0 +1,178 @@
+"""What is measured on the way: held-out bits per byte of the field and of general text, and the distance to the base.
+
+Bits per byte, unlike loss per token, can be compared between models with other tokenizers:
+    bits per byte = sum of -log2 p(token) over the predicted tokens / UTF-8 bytes of those tokens.
+The first token of a piece has nothing before it, so neither it nor its bytes are counted. The same pieces are read
+every time, packed into rows like training text. It gives up this: a character whose bytes the edge of a piece parts
+(only where tokens are parts of characters) counts whole, with the piece that its first byte is in.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixcpt.builtin import open_source
+from mixcpt.config import MeasureConfig, MixtureConfig
+from mixcpt.corpus import Corpus, Side
+from mixcpt.lssd import Head, token_losses
+from mixcpt.mixture import text_of, validation_documents
+from mixcpt.packing import Row, build_row, cut, pack
+from mixcpt.teacher import final_hidden, teacher_mode
+from mixcpt.tokens import TextTokenizer
+from mixcpt.workspace import Workspace
+
+PROMPTS = "builtin/instructions"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A fixed set of held-out pieces, packed; `piece_bytes[i]` are the predicted bytes of piece i."""
+
+    rows: list[Row]
+    piece_bytes: list[int]
+    documents: list[str]
+    """Per piece, the id of the document it comes from."""
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(row.ids) for row in self.rows)
+
+
+def sample(
+    corpus: Corpus, indices: list[int], split: Side, tokenizer: TextTokenizer, config: MixtureConfig, limit: int
+) -> Sample:
+    """The first pieces of the listed documents, up to `limit` tokens (the last piece is shortened to it)."""
+    segments: list[tuple[int, np.ndarray]] = []
+    piece_bytes: list[int] = []
+    documents: list[str] = []
+    left = limit
+    held = corpus.documents(split)
+    for index in indices:
+        text = text_of(held[index], config)
+        ids, offsets = tokenizer.encode_with_offsets(text)
+        for start, length in cut(len(ids), config.row_tokens):
+            length = min(length, left)
+            if length < 2:
+                continue
+            segments.append((len(segments), ids[start : start + length]))
+            predicted = text[offsets[start][1] : offsets[start + length - 1][1]]
+            piece_bytes.append(len(predicted.encode("utf-8")))
+            documents.append(held[index].id)
+            left -= length
+    packed = pack([len(ids) for _, ids in segments], config.row_tokens)
+    return Sample([build_row([segments[number] for number in row]) for row in packed], piece_bytes, documents)
+
+
+class Measures:
+    """The samples of one run and the way to take them under any state of its model."""
+
+    def __init__(self, workspace: Workspace, tokenizer: TextTokenizer, config: MeasureConfig, mixture: MixtureConfig):
+        self.domain = self._domain(workspace, tokenizer, config, mixture)
+        self.general = self._heldout(workspace, config.general, tokenizer, mixture, config.general_tokens)
+        self.prompts = self._heldout(workspace, PROMPTS, tokenizer, mixture, config.prompt_tokens)
+        self.seconds = 0.0
+        self._teacher: list[Tensor] = []
+
+    @staticmethod
+    def _heldout(
+        workspace: Workspace, source: str, tokenizer: TextTokenizer, mixture: MixtureConfig, limit: int
+    ) -> Sample:
+        corpus = open_source(workspace, source, tokenizer)
+        return sample(corpus, list(range(len(corpus.documents("heldout")))), "heldout", tokenizer, mixture, limit)
+
+    @staticmethod
+    def _domain(
+        workspace: Workspace, tokenizer: TextTokenizer, config: MeasureConfig, mixture: MixtureConfig
+    ) -> Sample:
+        """The domain sources' pieces, each source given an equal part of the limit."""
+        names = mixture.domain_sources()
+        parts = []
+        for name in names:
+            corpus, limit = open_source(workspace, name, tokenizer), config.domain_tokens // len(names)
+            if config.on == "validation":
+                indices = sorted(validation_documents(corpus, mixture.seed))
+                parts.append(sample(corpus, indices, "train", tokenizer, mixture, limit))
+            else:
+                parts.append(Measures._heldout(workspace, name, tokenizer, mixture, limit))
+        return _join(parts)
+
+    def take(self, model: nn.Module, head: Head) -> dict[str, float]:
+        """Domain and general bits per byte, and KL(base || model) in nats per token on general prompts.
+
+        A sample without text leaves its figure out. The base's states on the prompts are computed once and kept.
+        """
+        started = time.perf_counter()
+        figures: dict[str, float] = {}
+        with evaluating(model):
+            for name, pieces in (("domain", self.domain), ("general", self.general)):
+                if pieces.rows:
+                    figures[f"{name}_bits_per_byte"] = bits_per_byte(model, head, pieces)
+            if self.prompts.rows:
+                figures["prompt_kl"] = self._prompt_kl(model, head)
+        self.seconds += time.perf_counter() - started
+        return figures
+
+    def _prompt_kl(self, model: nn.Module, head: Head) -> float:
+        if not self._teacher:
+            with teacher_mode(model):
+                self._teacher = [hidden(model, row)[0] for row in self.prompts.rows]
+        total, count = 0.0, 0
+        for row, teacher in zip(self.prompts.rows, self._teacher, strict=True):
+            labels = torch.from_numpy(row.labels[1:]).long().to(teacher.device)
+            _, kl = token_losses(hidden(model, row)[0][:-1], teacher[:-1], labels, head)
+            total += kl.sum(dtype=torch.float64).item()
+            count += int((labels >= 0).sum())
+        return total / count
+
+
+def bits_by_piece(model: nn.Module, head: Head, pieces: Sample) -> np.ndarray:
+    """Bits needed for each piece (float64), in the order of `pieces.piece_bytes`."""
+    bits = np.zeros(len(pieces.piece_bytes))
+    with evaluating(model):
+        for row in pieces.rows:
+            states = hidden(model, row)[0]
+            labels = torch.from_numpy(row.labels[1:]).long().to(states.device)
+            losses, _ = token_losses(states[:-1], None, labels, head)
+            np.add.at(bits, row.segment[1:], losses.double().cpu().numpy() / math.log(2))
+    return bits
+
+
+def bits_per_byte(model: nn.Module, head: Head, pieces: Sample) -> float:
+    return float(bits_by_piece(model, head, pieces).sum() / sum(pieces.piece_bytes))
+
+
+@torch.no_grad()
+def hidden(model: nn.Module, row: Row) -> Tensor:
+    """Final hidden states [1, tokens, width] of one row."""
+    device = next(model.parameters()).device
+    ids, positions = (torch.from_numpy(array).long().unsqueeze(0).to(device) for array in (row.ids, row.positions))
+    return final_hidden(model, ids, positions)
+
+
+class evaluating:
+    """Within the block the model is in evaluation mode (no dropout); its mode is restored after."""
+
+    def __init__(self, model: nn.Module):
+        self.model, self.training = model, model.training
+
+    def __enter__(self) -> None:
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.model.train(self.training)
+
+
+def _join(parts: list[Sample]) -> Sample:
+    """Several samples as one, pieces renumbered."""
+    rows: list[Row] = []
+    piece_bytes: list[int] = []
+    documents: list[str] = []
+    for part in parts:
+        rows += [Row(r.ids, r.positions, r.labels, r.segment + len(piece_bytes)) for r in part.rows]
+        piece_bytes += part.piece_bytes
+        documents += part.documents
+    return Sample(rows, piece_bytes, documents)

@@ -1,0 +1,294 @@
+"""Sources and shares into one packed stream of rows, and an honest count of what it holds.
+
+Shares are met in *tokens*, to within one segment a source. A small source repeats (every epoch in a new order) until
+its share is full. Sources are interleaved evenly, so any stretch of the stream has nearly the mixture's shares. The
+same inputs and seed give the same rows.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from mixcpt.builtin import open_source
+from mixcpt.config import MixtureConfig
+from mixcpt.corpus import Corpus, Side
+from mixcpt.documents import Document
+from mixcpt.errors import BadCorpus
+from mixcpt.packing import Row, build_row, cut, pack
+from mixcpt.records import Record
+from mixcpt.tokens import TextTokenizer
+from mixcpt.unify import unify
+from mixcpt.workspace import Workspace, locked
+
+VALIDATION_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """Token ids of many texts, flat: text i is `ids[offsets[i]:offsets[i + 1]]`, its end token included."""
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+
+def text_of(document: Document, config: MixtureConfig) -> str:
+    """The unified text of one document, instruction or preference pair, as the mixture trains on it."""
+    if document.kind == "documents":
+        return document.text
+    record = Record.from_json(document.record)
+    return unify(record, joiner=config.joiner, preference=config.preference_text)
+
+
+def tokenise(
+    corpus: Corpus,
+    tokenizer: TextTokenizer,
+    config: MixtureConfig,
+    split: Side = "train",
+    should_stop: Callable[[], None] = lambda: None,
+) -> TokenTable:
+    """Token ids of every document of a split, the end-of-sequence token closing each; kept on disk beside the corpus.
+
+    The table is read memory-mapped, so opening it a second time costs nothing.
+    """
+    settings = f"{split}|{tokenizer.fingerprint}|{corpus.manifest.fingerprint}"
+    if corpus.manifest.kind != "documents":
+        settings += f"|{config.joiner}|{config.preference_text}"
+    key = hashlib.sha256(settings.encode()).hexdigest()[:16]
+    ids_path, offsets_path = (corpus.folder / f"tokens-{key}.{part}.npy" for part in ("ids", "offsets"))
+    with locked(corpus.folder / ".tokens.lock"):
+        if not offsets_path.exists():
+            _write_table(corpus, tokenizer, config, split, ids_path, offsets_path, should_stop)
+    return TokenTable(np.load(ids_path, mmap_mode="r"), np.load(offsets_path, mmap_mode="r"))
+
+
+def _write_table(
+    corpus: Corpus,
+    tokenizer: TextTokenizer,
+    config: MixtureConfig,
+    split: Side,
+    ids_path: Path,
+    offsets_path: Path,
+    should_stop: Callable[[], None],
+) -> None:
+    documents, end = corpus.documents(split), np.array([tokenizer.eos_id], dtype=np.int32)
+    pieces: list[np.ndarray] = []
+    for first in range(0, len(documents), 500):
+        should_stop()
+        texts = [text_of(document, config) for document in documents[first : first + 500]]
+        pieces += [np.concatenate([ids, end]) for ids in tokenizer.encode(texts)]
+    offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64)
+    # The offsets are renamed into place last: their presence says that the table is whole.
+    for path, array in ((ids_path, np.concatenate(pieces) if pieces else end[:0]), (offsets_path, offsets)):
+        temporary = path.with_name("." + path.name)
+        np.save(temporary, array)
+        temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What one source gives to a mixture. Tokens include end tokens; epochs = tokens used / tokens there are."""
+
+    source: str
+    kind: str
+    domain: bool
+    requested_share: float
+    realised_share: float
+    tokens: int
+    available_tokens: int
+    documents: int
+    available_documents: int
+    epochs: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Where a stretch of a row comes from: a piece of one document in its `epoch`-th reading (from 0)."""
+
+    source: int
+    document: int
+    start: int
+    length: int
+    epoch: int
+
+
+class Mixture:
+    """A realised mixture: rows by index, where each token comes from, and the count per source.
+
+    Args:
+        exclude: per source name, document indices (of the train split) that must not be read.
+    """
+
+    def __init__(
+        self,
+        config: MixtureConfig,
+        corpora: dict[str, Corpus],
+        tables: dict[str, TokenTable],
+        exclude: dict[str, set[int]] | None = None,
+    ):
+        self.config = config
+        self.corpora = corpora
+        self.tables = tables
+        self.sources = list(config.target_tokens())
+        drawn = [
+            _draw(name, tables[name], target, config, name in config.domain_sources(), (exclude or {}).get(name, set()))
+            for name, target in config.target_tokens().items()
+        ]
+        self.segments = _interleave(drawn, list(config.target_tokens().values()))
+        self._packed = pack(self.segments[:, 3].tolist(), config.row_tokens)
+        self.available = [len(pool) for _, pool in drawn]
+        self._available_tokens = [
+            int(tables[name].lengths[pool].sum()) for name, (_, pool) in zip(self.sources, drawn, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def __getitem__(self, index: int) -> Row:
+        return build_row([(number, self._ids(number)) for number in self._packed[index]])
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[index] for index in range(len(self)))
+
+    def segment(self, number: int) -> Segment:
+        source, document, start, length, epoch = (int(value) for value in self.segments[number])
+        return Segment(source, document, start, length, epoch)
+
+    def _ids(self, number: int) -> np.ndarray:
+        segment = self.segment(number)
+        document = self.tables[self.sources[segment.source]][segment.document]
+        return document[segment.start : segment.start + segment.length]
+
+    @property
+    def tokens(self) -> int:
+        return int(self.segments[:, 3].sum())
+
+    @property
+    def fullness(self) -> float:
+        """Share of the rows' places that hold a token rather than padding."""
+        return self.tokens / (len(self) * self.config.row_tokens)
+
+    def report(self) -> list[SourceReport]:
+        requested = self.config.target_tokens()
+        reports = []
+        for number, name in enumerate(self.sources):
+            mine = self.segments[self.segments[:, 0] == number]
+            tokens = int(mine[:, 3].sum())
+            reports.append(
+                SourceReport(
+                    source=name,
+                    kind=self.corpora[name].manifest.kind,
+                    domain=name in self.config.domain_sources(),
+                    requested_share=requested[name] / sum(requested.values()),
+                    realised_share=tokens / self.tokens,
+                    tokens=tokens,
+                    available_tokens=self._available_tokens[number],
+                    documents=len(np.unique(mine[:, 1])),
+                    available_documents=self.available[number],
+                    epochs=tokens / self._available_tokens[number],
+                )
+            )
+        return reports
+
+    def fingerprint(self) -> str:
+        """Hash of every row's ids and positions, in order: equal fingerprints mean equal training data."""
+        digest = hashlib.sha256()
+        for row in self:
+            digest.update(row.ids.tobytes())
+            digest.update(row.positions.tobytes())
+        return digest.hexdigest()[:16]
+
+    def summary(self) -> dict[str, object]:
+        """What a run keeps of its mixture."""
+        return {
+            "rows": len(self),
+            "tokens": self.tokens,
+            "fullness": round(self.fullness, 4),
+            "sources": [asdict(report) for report in self.report()],
+            "fingerprint": self.fingerprint(),
+        }
+
+
+def realise(
+    workspace: Workspace,
+    config: MixtureConfig,
+    tokenizer: TextTokenizer,
+    *,
+    validation: bool = False,
+    should_stop: Callable[[], None] = lambda: None,
+) -> Mixture:
+    """Open the sources (built-in ones are made when missing), tokenise them, draw, interleave and pack.
+
+    Raises:
+        NotFound: a source does not exist. BadCorpus: a source has nothing to draw from.
+    """
+    corpora = {name: open_source(workspace, name, tokenizer) for name in config.target_tokens()}
+    tables = {name: tokenise(corpus, tokenizer, config, should_stop=should_stop) for name, corpus in corpora.items()}
+    kept_out = (
+        {name: validation_documents(corpora[name], config.seed) for name in config.domain_sources() if name in corpora}
+        if validation
+        else {}
+    )
+    return Mixture(config, corpora, tables, kept_out)
+
+
+def validation_documents(corpus: Corpus, seed: int) -> set[int]:
+    """A tenth of the train documents (at least one), by seed: read by tuning runs instead of the held-out part."""
+    count = len(corpus.documents("train"))
+    order = _generator(seed, corpus.manifest.name, "validation").permutation(count)
+    return set(order[: max(1, round(count * VALIDATION_SHARE))].tolist())
+
+
+def _generator(seed: int, *names: object) -> np.random.Generator:
+    text = "|".join(str(name) for name in (seed, *names))
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
+
+
+def _draw(
+    name: str, table: TokenTable, target: int, config: MixtureConfig, domain: bool, exclude: set[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Segments of one source [n, 4] (document, start, length, epoch) up to the target, and the pool drawn from."""
+    pool = np.flatnonzero(table.lengths > 1)
+    pool = pool[~np.isin(pool, list(exclude))]
+    if domain and config.domain_documents is not None:
+        chosen = _generator(config.seed, name, "narrow").permutation(len(pool))[: config.domain_documents]
+        pool = pool[np.sort(chosen)]
+    if not len(pool):
+        raise BadCorpus(f"The source {name!r} has no documents to draw from: add documents or set its share to 0.")
+    segments: list[tuple[int, int, int, int]] = []
+    total = 0
+    for epoch in count():
+        for document in pool[_generator(config.seed, name, epoch).permutation(len(pool))].tolist():
+            for start, length in cut(int(table.lengths[document]), config.row_tokens):
+                # Stop at whichever side of the target is nearer; but a source that was asked for gives something.
+                if segments and total + length - target > target - total:
+                    return np.array(segments, dtype=np.int64), pool
+                segments.append((document, start, length, epoch))
+                total += length
+                if total >= target:
+                    return np.array(segments, dtype=np.int64), pool
+    raise AssertionError("unreachable")
+
+
+def _interleave(drawn: list[tuple[np.ndarray, np.ndarray]], targets: list[int]) -> np.ndarray:
+    """All segments [n, 5] (source, document, start, length, epoch), each source spread evenly over the stream."""
+    parts, keys = [], []
+    for source, ((segments, _), target) in enumerate(zip(drawn, targets, strict=True)):
+        ends = np.cumsum(segments[:, 2])
+        keys.append((ends - segments[:, 2] / 2) / max(target, 1))
+        parts.append(np.column_stack([np.full(len(segments), source, dtype=np.int64), segments]))
+    return np.concatenate(parts)[np.argsort(np.concatenate(keys), kind="stable")]

@@ -1,0 +1,256 @@
+"""A recipe carried out: corpora, tuning, then every arm under every seed, each a queued job.
+
+Nothing here trains: it writes runs and jobs and lets a supervisor work them off, so a recipe started from the command
+line and one started in the app are the same thing on disk.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mixcpt.config import CorpusSpec, Recipe, Stage, override
+from mixcpt.corpus import list_corpora
+from mixcpt.errors import BadConfig, MixcptError
+from mixcpt.estimate import Estimate, estimate, require_memory, shape_of
+from mixcpt.evaluation import BUILTIN_SETS, question_sets
+from mixcpt.jobs import Job, Jobs
+from mixcpt.modelstore import ensure_model
+from mixcpt.runs import Run, Runs
+from mixcpt.supervisor import Supervisor
+from mixcpt.workspace import Workspace, read_json, write_json
+
+OnChange = Callable[[Job], None]
+Say = Callable[[str], None]
+
+
+@dataclass
+class Plan:
+    """What a recipe became on disk: its runs, and the jobs to wait for."""
+
+    runs: list[Run] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+
+    def add(self, run: Run, jobs: Iterable[Job]) -> None:
+        self.runs.append(run)
+        self.jobs += jobs
+
+
+def carry_out(workspace: Workspace, recipe: Recipe, folder: Path, *, say: Say, on_change: OnChange) -> Plan:
+    """Run a recipe to its end, here and now; `folder` is where its relative file names start.
+
+    Raises:
+        MixcptError: something failed; its sentence is the job's.
+    """
+    recipe = find_questions(recipe, folder)
+    ensure_model(workspace, recipe.cpt.model.name, progress=say)
+    supervisor = Supervisor(workspace)
+    ingest(workspace, recipe, folder, supervisor, on_change)
+    check_fits(workspace, recipe, say)
+    tuned = tune(workspace, recipe, supervisor, say, on_change)
+    plan = launch(workspace, recipe, tuned)
+    for run in plan.runs:
+        say(f"run {run.id}" + (f"  {run.info.arm}, seed {run.info.seed}" if run.info.arm else ""))
+    supervisor.run_until([job.id for job in plan.jobs], on_change)
+    return plan
+
+
+def find_questions(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the names of question files absolute; every set is read, so that a bad one stops nothing later.
+
+    Raises:
+        BadFile: a question set that cannot be asked.
+    """
+    field = "evaluation.tasks"
+
+    def absolute(tasks: list[str]) -> list[str]:
+        return [task if task in BUILTIN_SETS else str((folder / Path(task).expanduser()).absolute()) for task in tasks]
+
+    changes: dict[str, object] = {f"cpt.{field}": absolute(recipe.cpt.evaluation.tasks)}
+    for number, arm in enumerate(recipe.arms):
+        if field in arm.set:
+            changes[f"arms.{number}.set"] = arm.set | {field: absolute(arm.set[field])}
+    found = override(recipe, changes)
+    stages = [found.cpt, *(override(found.cpt, arm.set) for arm in found.arms)]
+    for evaluation in {tuple(stage.evaluation.tasks): stage.evaluation for stage in stages}.values():
+        question_sets(evaluation)
+    return found
+
+
+def ingest(workspace: Workspace, recipe: Recipe, folder: Path, supervisor: Supervisor, on_change: OnChange) -> None:
+    """Make the recipe's corpora that the workspace does not have."""
+    there = {manifest.name for manifest in list_corpora(workspace)}
+    jobs = [
+        submit_ingest(workspace, spec, folder, recipe.cpt.model.name)
+        for spec in recipe.corpora
+        if spec.name not in there
+    ]
+    finish(workspace, jobs, supervisor, on_change)
+
+
+def submit_ingest(workspace: Workspace, spec: CorpusSpec, folder: Path, model: str, replace: bool = False) -> Job:
+    """Queue the making of one corpus; file names are relative to `folder`."""
+    payload = spec.model_dump(exclude={"files"}) | {
+        "files": [str((folder / Path(file).expanduser()).absolute()) for file in spec.files],
+        "model": model,
+        "replace": replace,
+    }
+    return Jobs(workspace).submit("ingest", payload, label=spec.name)
+
+
+def finish(workspace: Workspace, jobs: list[Job], supervisor: Supervisor, on_change: OnChange) -> None:
+    """Wait for jobs; the first that is not done becomes an error with its sentence."""
+    supervisor.run_until([job.id for job in jobs], on_change)
+    for job in jobs:
+        if job.state != "done":
+            raise MixcptError(job.status.message)
+
+
+def submit_run(workspace: Workspace, run: Run) -> list[Job]:
+    """Queue a run's training and, where questions are configured, its evaluation."""
+    jobs = Jobs(workspace)
+    label = run.info.arm or run.info.experiment
+    train = jobs.submit("train", {}, run=run.id, label=label)
+    if not run.config.evaluation.tasks:
+        return [train]
+    return [train, jobs.submit("evaluate", {}, run=run.id, after=[train.id], label=label)]
+
+
+def stages(recipe: Recipe, tuned: dict[str, float]) -> Iterator[tuple[str, Stage]]:
+    """Every arm's name and resolved stage, seeds not yet applied. `tuned` holds the value found per tuning group."""
+    if not recipe.arms:
+        yield "", recipe.cpt
+    for arm in recipe.arms:
+        chosen = {recipe.tune.field: tuned[arm.tuned] * arm.times} if recipe.tune and arm.tuned else {}
+        yield arm.name, override(recipe.cpt, chosen | arm.set)
+
+
+def launch(workspace: Workspace, recipe: Recipe, tuned: dict[str, float]) -> Plan:
+    """Create and queue a run for every arm and seed."""
+    plan = Plan()
+    for seed in recipe.seeds:
+        for name, stage in stages(recipe, tuned):
+            run = Runs(workspace).create(stage.with_seed(seed), experiment=recipe.name, arm=name, recipe=recipe.name)
+            plan.add(run, submit_run(workspace, run))
+    return plan
+
+
+def tune(
+    workspace: Workspace, recipe: Recipe, supervisor: Supervisor, say: Say, on_change: OnChange
+) -> dict[str, float]:
+    """Choose the tuned setting per group: lowest domain bits per byte on validation documents, all else as the recipe.
+
+    The held-out part is never looked at. What was found is kept in the experiment's tuning.json and found again there.
+    """
+    if recipe.tune is None:
+        return {}
+    kept = workspace.experiments / recipe.name / "tuning.json"
+    question = {"tune": recipe.tune.model_dump(mode="json"), "cpt": recipe.cpt.model_dump(mode="json")}
+    if kept.exists() and read_json(kept)["question"] == question:
+        chosen: dict[str, float] = read_json(kept)["chosen"]
+        return chosen
+    tries = {
+        (group, value): _try(workspace, recipe, group, value)
+        for group in recipe.tune.groups
+        for value in recipe.tune.values
+    }
+    jobs = [job for run in tries.values() for job in submit_run(workspace, run)]
+    for run in tries.values():
+        say(f"run {run.id}  {run.info.arm}")
+    finish(workspace, jobs, supervisor, on_change)
+    table = {
+        group: {
+            value: tries[group, value].curve()[-1]["measure"]["domain_bits_per_byte"] for value in recipe.tune.values
+        }
+        for group in recipe.tune.groups
+    }
+    chosen = {group: min(scores, key=lambda value: scores[value]) for group, scores in table.items()}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shown = {group: {f"{value:g}": score for value, score in scores.items()} for group, scores in table.items()}
+    runs = {f"{group} {value:g}": run.id for (group, value), run in tries.items()}
+    write_json(kept, {"question": question, "chosen": chosen, "validation_bits_per_byte": shown, "runs": runs})
+    for group, value in chosen.items():
+        say(f"tuned {recipe.tune.field} for {group}: {value:g}")
+    return chosen
+
+
+def _try(workspace: Workspace, recipe: Recipe, group: str, value: float) -> Run:
+    assert recipe.tune is not None
+    changes = recipe.tune.groups[group] | {
+        recipe.tune.field: value,
+        "mixture.budget_tokens": recipe.tune.budget_tokens,
+        "measures.on": "validation",
+        "measures.every_steps": 0,
+        "evaluation.tasks": [],
+    }
+    stage = override(recipe.cpt, changes).with_seed(recipe.seeds[0])
+    return Runs(workspace).create(stage, experiment=recipe.name, arm=f"tune {group} {value:g}", recipe=recipe.name)
+
+
+def check_fits(workspace: Workspace, recipe: Recipe, say: Say) -> None:
+    """Estimate every arm before anything starts.
+
+    Raises:
+        TooLittle: an arm needs more memory than there is. BadConfig: it would take longer than the recipe allows.
+    """
+    tuned = dict.fromkeys(recipe.tune.groups, recipe.tune.values[0]) if recipe.tune else {}
+    total = 0.0
+    for name, stage in stages(recipe, tuned):
+        needed = estimate_stage(workspace, stage)
+        total += needed.seconds * len(recipe.seeds)
+        if recipe.max_minutes is not None and needed.seconds > 60 * recipe.max_minutes:
+            raise BadConfig(
+                f"{name or recipe.name} would take about {needed.seconds / 60:.0f} minutes, but max_minutes is "
+                f"{recipe.max_minutes:g}: lower mixture.budget_tokens or raise max_minutes."
+            )
+    say(f"training is estimated at {total / 60:.0f} minutes in all")
+
+
+def estimate_stage(workspace: Workspace, stage: Stage) -> Estimate:
+    """The estimate of one stage on this machine; the model is fetched when it is not there yet.
+
+    Raises:
+        TooLittle: it cannot fit.
+    """
+    from mixcpt import doctor, models
+
+    folder = models.ensure_model(workspace, stage.model.name)
+    device, precision = models.resolve(stage.model, workspace)
+    machine = doctor.machine(workspace)
+    shape = shape_of(folder)
+    speed = None
+    if device == "cpu":
+        speed = machine.timings.bf16 if precision == "bf16" else machine.timings.fp32
+    needed = estimate(stage, shape, device=device, precision=precision, gflops=speed)
+    free = machine.cuda.memory_gb if device == "cuda" and machine.cuda else machine.memory_available_gb
+    require_memory(stage, shape, needed, free * 1e9, device=device, precision=precision)
+    return needed
+
+
+def resume(workspace: Workspace, run: Run) -> list[Job]:
+    """Put a stopped run back into the queue, from its last whole checkpoint; returns the jobs to wait for.
+
+    A run that never got a job, because what made it was killed just then, gets them now.
+
+    Raises:
+        BadInput: it is running, queued or done.
+    """
+    jobs = Jobs(workspace)
+    mine = [job for job in jobs.all() if job.run == run.id]
+    if not mine:
+        return submit_run(workspace, run)
+    stopped = [job for job in mine if job.state in ("failed", "cancelled", "paused")]
+    first = stopped[0] if stopped else mine[-1]
+    jobs.requeue(first)
+    for job in stopped[1:]:
+        if job.state in ("failed", "cancelled", "paused"):
+            jobs.requeue(job)
+    return [job for job in mine if job.state == "queued"]
+
+
+def rerun(workspace: Workspace, run: Run) -> tuple[Run, list[Job]]:
+    """A fresh run of the same configuration, queued."""
+    info = run.info
+    again = Runs(workspace).create(
+        run.config, experiment=info.experiment, arm=info.arm, parent=info.parent, recipe=info.recipe, name=info.name
+    )
+    return again, submit_run(workspace, again)

@@ -1,0 +1,85 @@
+"""The frozen original as teacher: the same network with its adapter switched off, and how its states are taken.
+
+States are taken by a hook while the *outer* model runs, because calling an inner module directly bypasses both mixed
+precision and data-parallel training, silently.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mixcpt.errors import Unavailable
+
+
+def base_of(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside, whether or not it carries an adapter."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not isinstance(base, PreTrainedModel):
+        raise TypeError(f"expected a transformers model, got {type(base).__name__}")
+    return base
+
+
+def final_hidden(model: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:
+    """States after the final norm, [batch, tokens, width].
+
+    Args:
+        ids, positions: [batch, tokens]; positions that restart isolate what is packed into one row. That isolation
+            needs `use_cache=False` and no attention mask, else rows silently mix.
+    """
+    caught: list[Tensor] = []
+
+    def catch(_: nn.Module, __: Any, output: Any) -> None:
+        caught.append(output.last_hidden_state)
+
+    handle = base_of(model).get_decoder().register_forward_hook(catch)  # type: ignore[no-untyped-call]
+    try:
+        model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1)
+    finally:
+        handle.remove()
+    return caught[0]
+
+
+@contextlib.contextmanager
+def teacher_mode(model: nn.Module) -> Iterator[None]:
+    """Within the block `model` is the frozen original: adapter off, no dropout, no gradient. All restored after."""
+    training = [module for module in model.modules() if module.training]
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    adapter_off = model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext()
+    model.eval()
+    try:
+        with torch.no_grad(), adapter_off:
+            yield
+    finally:
+        for module in training:
+            module.training = True
+        for parameter in frozen:  # PEFT makes every adapter trainable when it is switched on again
+            parameter.requires_grad = False
+
+
+@torch.no_grad()
+def check_isolation(model: nn.Module, vocabulary: int) -> None:
+    """Refuse a model that lets a packed document see the one before it in its row.
+
+    Two rows differ in their first document only; the second document's states must not differ by more than rounding.
+
+    Raises:
+        Unavailable: they do (recurrent state, or an attention that ignores restarting positions).
+    """
+    device = next(model.parameters()).device
+    ids = (torch.arange(48, device=device) * 7 + 3).remainder(vocabulary).unsqueeze(0)
+    other = ids.clone()
+    other[:, :24] = (other[:, :24] + 11).remainder(vocabulary)
+    positions = torch.cat([torch.arange(24), torch.arange(24)]).unsqueeze(0).to(device)
+    with teacher_mode(model):
+        first, second = (final_hidden(model, row, positions)[:, 24:].float() for row in (ids, other))
+    difference = ((first - second).abs().max() / first.abs().max()).item()
+    if not difference <= 0.02:  # NaN too
+        raise Unavailable(
+            f"{base_of(model).config.model_type} models cannot keep packed documents apart (a document changed its "
+            f"neighbour's states by {difference:.0%}): choose one with plain attention, such as Llama, Qwen or Gemma."
+        )

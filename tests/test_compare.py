@@ -1,0 +1,246 @@
+"""Runs side by side: folders made by hand, figures worked by hand."""
+
+import csv
+import io
+from typing import Any
+
+import pytest
+
+from mixcpt.compare import as_csv, as_text, compare, domain_share, summarise
+from mixcpt.config import Stage, override, validate
+from mixcpt.errors import BadInput
+from mixcpt.runs import Run, Runs
+from mixcpt.workspace import Workspace
+
+STAGE = validate(
+    Stage,
+    {
+        "mixture": {
+            "sources": [
+                {"source": "field", "share": 3, "domain": True},
+                {"source": "world", "share": 1},
+            ]
+        }
+    },
+    "the test",
+)
+
+
+def measure(domain: float, general: float, kl: float = 0.0) -> dict[str, float]:
+    return {"domain_bits_per_byte": domain, "general_bits_per_byte": general, "prompt_kl": kl}
+
+
+def make(
+    workspace: Workspace,
+    points: list[tuple[int, dict[str, float]]],
+    *,
+    seed: int = 0,
+    arm: str = "mixture",
+    experiment: str = "test",
+    changes: dict[str, Any] | None = None,
+) -> Run:
+    """A run whose curve has these (tokens, measure) points."""
+    stage = override(STAGE, changes or {}).with_seed(seed)
+    run = Runs(workspace).create(stage, experiment=experiment, arm=arm)
+    for step, (tokens, figures) in enumerate(points):
+        run.append({"step": step, "tokens": tokens, "measure": figures})
+    return run
+
+
+CURVE = [
+    (0, measure(1.5, 0.75)),
+    (1000, measure(1.25, 0.875, 0.1)),
+    (2000, measure(1.0, 1.0, 0.2)),
+]
+
+
+def score(accuracy: float, correct: list[int]) -> dict[str, Any]:
+    return {
+        "task": "",
+        "accuracy": accuracy,
+        "interval": [accuracy - 0.1, accuracy + 0.1],
+        "items": len(correct),
+        "chance": 0.25,
+        "majority": 0.5,
+        "correct": correct,
+    }
+
+
+def evaluated(run: Run) -> Run:
+    """From 3 to 2 of 4 in general, from 1 to 3 of 4 in the field."""
+    run.write_results(
+        "evaluation",
+        {
+            "base": {"general": score(0.75, [1, 1, 1, 0]), "atlas_recall": score(0.25, [1, 0, 0, 0])},
+            "final": {"general": score(0.5, [1, 1, 0, 0]), "atlas_recall": score(0.75, [1, 1, 1, 0])},
+            "gain": {
+                "general": {"difference": -0.25, "interval": [-0.5, 0.125]},
+                "atlas_recall": {"difference": 0.5, "interval": [0.0, 1.0]},
+            },
+        },
+    )
+    return run
+
+
+def test_a_gain_is_positive_when_the_field_got_better_and_forgetting_when_general_got_worse(
+    workspace: Workspace,
+) -> None:
+    (row,) = compare([make(workspace, CURVE)])
+    assert (row["domain_base"], row["domain"], row["domain_gain"]) == (1.5, 1.0, 0.5)
+    assert (row["general_base"], row["general"], row["forgetting"]) == (0.75, 1.0, 0.25)
+    assert row["prompt_kl"] == 0.2
+    assert (row["tokens"], row["domain_tokens"]) == (2000, 1500)
+
+
+def test_the_signs_turn_when_the_field_got_worse_and_general_better(workspace: Workspace) -> None:
+    (row,) = compare([make(workspace, [(0, measure(1.0, 1.0)), (64, measure(1.25, 0.5))])])
+    assert (row["domain_gain"], row["forgetting"]) == (-0.25, -0.5)
+
+
+def test_forgetting_of_general_questions_and_gain_of_those_of_the_field(workspace: Workspace) -> None:
+    (row,) = compare([evaluated(make(workspace, CURVE))])
+    assert row["general_forgetting"] == 0.25
+    assert row["general_forgetting_interval"] == [-0.125, 0.5]
+    assert row["atlas_recall_gain"] == 0.5
+    assert row["atlas_recall_gain_interval"] == [0.0, 1.0]
+    assert "general_gain" not in row and "atlas_recall_forgetting" not in row
+    assert (row["general_base"], row["general_accuracy"]) == (0.75, 0.5)
+    assert (row["atlas_recall_items"], row["atlas_recall_chance"], row["atlas_recall_majority"]) == (4, 0.25, 0.5)
+
+
+def test_a_row_says_what_was_run(workspace: Workspace) -> None:
+    changes = {"objective.retention": "none", "training.learning_rate": 2e-3}
+    run = make(workspace, CURVE, seed=4, arm="plain", changes=changes)
+    (row,) = compare([run])
+    assert {key: row[key] for key in ("run", "experiment", "arm", "seed", "stage", "parent", "retention")} == {
+        "run": run.id,
+        "experiment": "test",
+        "arm": "plain",
+        "seed": 4,
+        "stage": "cpt",
+        "parent": None,
+        "retention": "none",
+    }
+    assert (row["learning_rate"], row["ce_weight"], row["retention_weight"]) == (2e-3, 1.0, 0.0)
+
+
+def test_a_curve_is_read_where_it_had_seen_so_many_domain_tokens(workspace: Workspace) -> None:
+    run = evaluated(make(workspace, CURVE))
+    (row,) = compare([run], domain_tokens=780)  # three quarters of 1,000 are 750, within a tenth
+    assert (row["tokens"], row["domain_tokens"]) == (1000, 750)
+    assert (row["domain_gain"], row["forgetting"]) == (0.25, 0.125)
+    assert not [key for key in row if "accuracy" in key], "scores of the end do not belong to the middle"
+
+
+def test_the_share_that_was_realised_goes_before_the_one_that_was_asked_for(workspace: Workspace) -> None:
+    run = make(workspace, CURVE)
+    assert domain_share(run) == 0.75
+    sources = [{"domain": True, "realised_share": 0.5}, {"domain": False, "realised_share": 0.5}]
+    run.write_results("training", {"mixture": {"sources": sources}})
+    assert domain_share(run) == 0.5
+    assert compare([run], domain_tokens=500)[0]["tokens"] == 1000
+
+
+def test_a_curve_that_has_no_point_there_is_refused(workspace: Workspace) -> None:
+    with pytest.raises(BadInput, match=r"no measure near 1,100 domain tokens \(the nearest is at 750\).*every_steps"):
+        compare([make(workspace, CURVE)], domain_tokens=1100)
+    with pytest.raises(BadInput, match="no measure near 10 "):
+        compare([make(workspace, CURVE)], domain_tokens=10)  # the base is no point of a run
+
+
+def test_a_run_without_measures_is_refused(workspace: Workspace) -> None:
+    run = make(workspace, [])
+    with pytest.raises(BadInput, match=f"{run.id} has no measures yet"):
+        compare([run])
+
+
+def test_a_measure_that_was_not_taken_is_left_out(workspace: Workspace) -> None:
+    figures = {"general_bits_per_byte": 0.5}
+    (row,) = compare([make(workspace, [(0, figures), (64, figures)])])
+    assert row["forgetting"] == 0.0
+    assert not {"domain", "domain_gain", "prompt_kl"} & row.keys()
+
+
+def seeds(workspace: Workspace, gains: tuple[float, ...], **more: Any) -> list[Run]:
+    return [
+        make(workspace, [(0, measure(2.0, 1.0)), (64, measure(2.0 - gain, 1.0))], seed=seed, **more)
+        for seed, gain in enumerate(gains)
+    ]
+
+
+def test_seeds_become_a_mean_and_a_t_interval(workspace: Workspace) -> None:
+    (arm,) = summarise(compare(seeds(workspace, (0.5, 0.75, 1.0))))
+    assert arm["seeds"] == [0, 1, 2] and len(arm["runs"]) == 3
+    assert arm["domain_gain"] == 0.75
+    # deviation 0.25, t(2) = 4.30265: 4.30265 * 0.25 / sqrt(3) = 0.62104
+    assert arm["domain_gain_ci"] == pytest.approx((0.12896, 1.37104), abs=1e-5)
+    assert arm["domain_ci"] == pytest.approx((1.25 - 0.62104, 1.25 + 0.62104), abs=1e-5)
+    assert arm["general"] == 1.0 and "general_ci" not in arm
+    assert arm["learning_rate"] == 1e-3 and arm["arm"] == "mixture"
+    assert "seed" not in arm and "run" not in arm
+
+
+def test_seeds_of_a_recipe_without_arms_are_one_line_too(workspace: Workspace) -> None:
+    (arm,) = summarise(compare(seeds(workspace, (0.5, 1.0), arm="")))
+    assert arm["seeds"] == [0, 1] and arm["domain_gain"] == 0.75
+
+
+def test_one_seed_has_no_interval(workspace: Workspace) -> None:
+    (arm,) = summarise(compare(seeds(workspace, (0.5,))))
+    assert arm["domain_gain"] == 0.5
+    assert not [key for key in arm if key.endswith("_ci")]
+
+
+def test_the_same_run_twice_is_no_second_seed(workspace: Workspace) -> None:
+    """A repeated training shows nothing about the spread over seeds; counted, it would make the interval narrower."""
+    runs = seeds(workspace, (0.5, 1.0))
+    again = make(workspace, [(0, measure(2.0, 1.0)), (64, measure(1.0, 1.0))], seed=1)
+    (arm,) = summarise(compare([*runs, runs[0], again]))
+    assert arm["seeds"] == [0, 1] and arm["runs"] == [runs[0].id, again.id]
+    assert arm == summarise(compare(runs))[0] | {"runs": arm["runs"]}
+
+
+def test_other_settings_experiments_and_arms_are_never_averaged(workspace: Workspace) -> None:
+    runs = [
+        *seeds(workspace, (0.5,)),
+        *seeds(workspace, (1.0,), arm="other"),
+        *seeds(workspace, (1.0,), experiment="other"),
+        *seeds(workspace, (1.0,), changes={"mixture.sources.1.share": 2.0}),
+    ]
+    assert [len(arm["runs"]) for arm in summarise(compare(runs))] == [1, 1, 1, 1]
+
+
+def test_scores_of_seeds_are_averaged_and_intervals_over_items_are_left_out(workspace: Workspace) -> None:
+    runs = [evaluated(run) for run in seeds(workspace, (0.5, 1.0))]
+    (arm,) = summarise(compare(runs))
+    assert arm["general_accuracy"] == 0.5 and arm["general_items"] == 4
+    assert "general_interval" not in arm
+    (single,) = summarise(compare(runs[:1]))
+    assert single["general_interval"] == [0.4, 0.6]
+
+
+def test_csv_holds_every_column_once_and_leaves_what_is_missing_empty(workspace: Workspace) -> None:
+    rows = compare([make(workspace, CURVE, arm='a, "b"'), evaluated(make(workspace, CURVE))])
+    read = list(csv.DictReader(io.StringIO(as_csv(rows))))
+    assert len(read) == 2 and set(read[0]) == rows[0].keys() | rows[1].keys()
+    assert read[0]["arm"] == 'a, "b"' and read[0]["general_accuracy"] == ""
+    assert float(read[1]["general_accuracy"]) == 0.5 and float(read[1]["forgetting"]) == 0.25
+
+
+def test_the_text_table_shows_values_units_and_spread(workspace: Workspace) -> None:
+    runs = [evaluated(run) for run in seeds(workspace, (0.5, 1.0))]
+    title, line = as_text(summarise(compare(runs))).splitlines()
+    assert title.split()[:4] == ["arm", "seeds", "tokens", "domain"] and "atlas_recall before" in title
+    # deviation sqrt(0.125), over sqrt(2) gives 0.25; t(1) = 12.706: 3.177
+    assert line.startswith("mixture  2      64") and "+0.750 ±3.177" in line
+    assert "25%" in line and "75%" in line
+
+
+def test_the_spread_of_a_percentage_is_a_percentage() -> None:
+    row = {"arm": "a", "runs": ["x"], "general_accuracy": 0.5, "general_accuracy_ci": (0.25, 0.75)}
+    assert "50% ±25%" in as_text([row])
+
+
+def test_a_run_without_an_arm_is_called_by_its_id(workspace: Workspace) -> None:
+    run = make(workspace, CURVE, arm="")
+    assert run.id in as_text(compare([run])) and run.id in as_text(summarise(compare([run])))

@@ -1,0 +1,55 @@
+"""Who may import what: the light half opens without torch, and nothing in the library knows of Streamlit."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mixcpt
+
+LIBRARY = Path(mixcpt.__file__).parent
+LIGHT = (
+    "errors config workspace tokens sources records corpus cleaning builtin atlas unify mixture packing runs jobs "
+    "supervisor worker compare statistics estimate evaluation modelstore recipes cli"
+).split()
+
+
+@pytest.mark.parametrize("module", [None, "cli"], ids=["all", "cli"])
+def test_the_light_half_never_imports_torch(module: str | None) -> None:
+    """In a process of its own; what is imported inside functions does not count, for it is paid only when needed."""
+    modules = [module] if module else LIGHT
+    script = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}: importlib.import_module('mixcpt.' + name)\n"
+        "heavy = [n for n in ('torch', 'transformers', 'peft', 'lm_eval', 'datasets', 'streamlit') if n in sys.modules]\n"
+        "print(*heavy)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
+
+
+def test_no_module_of_the_library_names_streamlit_or_the_app() -> None:
+    modules = sorted(LIBRARY.rglob("*.py"))
+    assert len(modules) > 30
+    for path in modules:
+        for name in imported(path):
+            assert name.split(".")[0] not in ("streamlit", "app", "pages"), path
+
+
+def imported(path: Path) -> list[str]:
+    """Names of all modules that a file imports anywhere, also inside functions."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+    return names
+
+
+def test_the_walk_sees_imports_at_every_depth(tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    path.write_text("import a.b\ndef f():\n    from streamlit import x\n    if 1:\n        import app as y\n")
+    assert imported(path) == ["a.b", "streamlit", "app"]
