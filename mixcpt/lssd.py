@@ -108,7 +108,9 @@ class LossSums(NamedTuple):
 
 
 def swap_top_with_label(logits: Tensor, labels: Tensor) -> Tensor:
-    """Exchange, in place, the largest logit of each row with that of its label; ties at the top stay as they are.
+    """Exchange, in place, the largest logit of each row with that of its label.
+
+    A label that ties at the top exchanges equal values, so nothing happens, as it should.
 
     Args:
         logits: [n, vocabulary]. labels: [n], all valid.
@@ -116,10 +118,7 @@ def swap_top_with_label(logits: Tensor, labels: Tensor) -> Tensor:
     index = labels.unsqueeze(1)
     top, top_index = logits.max(dim=1, keepdim=True)
     at_label = logits.gather(1, index)
-    tied = at_label >= top
-    # Both writes together; where tied, each entry is written back to itself.
-    logits.scatter_(1, torch.where(tied, index, top_index), at_label)
-    return logits.scatter_(1, index, torch.where(tied, at_label, top))
+    return logits.scatter_(1, top_index, at_label).scatter_(1, index, top)
 
 
 def plain_loss(student: Tensor, teacher: Tensor | None, labels: Tensor, objective: Objective) -> LossSums:

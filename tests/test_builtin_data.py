@@ -1,5 +1,7 @@
 """The data a fresh machine has: enough of it, varied, balanced, and nothing measured that was trained on."""
 
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+
 import re
 from collections import Counter
 

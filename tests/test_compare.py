@@ -86,8 +86,8 @@ def test_a_gain_is_positive_when_the_field_got_better_and_forgetting_when_genera
     workspace: Workspace,
 ) -> None:
     (row,) = compare([make(workspace, CURVE)])
-    assert (row["domain_base"], row["domain"], row["domain_gain"]) == (1.5, 1.0, 0.5)
-    assert (row["general_base"], row["general"], row["forgetting"]) == (0.75, 1.0, 0.25)
+    assert (row["domain_bits_per_byte_base"], row["domain_bits_per_byte"], row["domain_gain"]) == (1.5, 1.0, 0.5)
+    assert (row["general_bits_per_byte_base"], row["general_bits_per_byte"], row["forgetting"]) == (0.75, 1.0, 0.25)
     assert row["prompt_kl"] == 0.2
     assert (row["tokens"], row["domain_tokens"]) == (2000, 1500)
 
@@ -158,7 +158,7 @@ def test_a_measure_that_was_not_taken_is_left_out(workspace: Workspace) -> None:
     figures = {"general_bits_per_byte": 0.5}
     (row,) = compare([make(workspace, [(0, figures), (64, figures)])])
     assert row["forgetting"] == 0.0
-    assert not {"domain", "domain_gain", "prompt_kl"} & row.keys()
+    assert not {"domain_bits_per_byte", "domain_gain", "prompt_kl"} & row.keys()
 
 
 def seeds(workspace: Workspace, gains: tuple[float, ...], **more: Any) -> list[Run]:
@@ -174,8 +174,8 @@ def test_seeds_become_a_mean_and_a_t_interval(workspace: Workspace) -> None:
     assert arm["domain_gain"] == 0.75
     # deviation 0.25, t(2) = 4.30265: 4.30265 * 0.25 / sqrt(3) = 0.62104
     assert arm["domain_gain_ci"] == pytest.approx((0.12896, 1.37104), abs=1e-5)
-    assert arm["domain_ci"] == pytest.approx((1.25 - 0.62104, 1.25 + 0.62104), abs=1e-5)
-    assert arm["general"] == 1.0 and "general_ci" not in arm
+    assert arm["domain_bits_per_byte_ci"] == pytest.approx((1.25 - 0.62104, 1.25 + 0.62104), abs=1e-5)
+    assert arm["general_bits_per_byte"] == 1.0 and "general_bits_per_byte_ci" not in arm
     assert arm["learning_rate"] == 1e-3 and arm["arm"] == "mixture"
     assert "seed" not in arm and "run" not in arm
 

@@ -1,7 +1,10 @@
 """Mixtures: shares met in tokens, evenly spread, repeatable, and nothing read that must not be."""
 
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +30,7 @@ def config(shares, domain="a", **settings):
 
 def build(settings, tables, exclude=None):
     """A Mixture over bare tables: of a corpus it asks only for the kind."""
-    corpora = {name: SimpleNamespace(manifest=SimpleNamespace(kind="documents")) for name in tables}
+    corpora: Any = {name: SimpleNamespace(manifest=SimpleNamespace(kind="documents")) for name in tables}
     return Mixture(settings, corpora, tables, exclude)
 
 
@@ -111,7 +114,7 @@ def test_rows_hold_the_documents_they_name(three):
 def test_every_reading_is_whole_before_the_next_begins_and_in_a_new_order(three):
     mixture = build(config({"b": 1}, domain="b"), three)
     segments = [mixture.segment(number) for number in range(len(mixture.segments))]
-    readings = {}
+    readings: dict[int, list[int]] = {}
     for segment in segments:
         readings.setdefault(segment.epoch, []).append(segment.document)
     assert [segment.epoch for segment in segments] == sorted(segment.epoch for segment in segments)

@@ -1,5 +1,9 @@
 """The teacher is exactly the frozen original, and documents packed into one row do not see each other."""
 
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+
+from typing import Any
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -21,12 +25,12 @@ from mixcpt.models import quiet
 from mixcpt.teacher import base_of, check_isolation, final_hidden, teacher_mode
 
 VOCABULARY = 97
-SMALL = {"vocab_size": VOCABULARY, "num_hidden_layers": 2}
-LLAMA = {
+SMALL: dict[str, Any] = {"vocab_size": VOCABULARY, "num_hidden_layers": 2}
+LLAMA: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
     "max_position_embeddings": 128, "initializer_range": 0.2,
 }  # fmt: skip
-GPT2 = {"n_embd": 32, "n_head": 4, "n_positions": 128, "initializer_range": 0.2}
+GPT2: dict[str, Any] = {"n_embd": 32, "n_head": 4, "n_positions": 128, "initializer_range": 0.2}
 
 
 def llama(**settings):

@@ -1,5 +1,7 @@
 """The workspace: names that cannot leave it, writes that are whole or not there, folders that appear at once."""
 
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+
 import json
 import multiprocessing
 import os

@@ -1,0 +1,28 @@
+"""Jobs done inside the test's own process, one after the other: a worker of its own costs seconds of imports each."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+
+from mixcpt import worker
+from mixcpt.jobs import Job, Jobs
+from mixcpt.workspace import Workspace, now
+
+
+class InProcess:
+    """Stands in for `mixcpt.supervisor.Supervisor` where what counts is which jobs there are, and not their processes."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self.jobs = Jobs(workspace)
+
+    def run_until(self, job_ids: Iterable[str], on_change: Callable[[Job], None] = lambda job: None) -> None:
+        for job in [self.jobs.get(id) for id in job_ids]:
+            earlier = [self.jobs.get(id) for id in job.after]
+            if job.state == "queued" and all(one.state == "done" for one in earlier):
+                job.update(state="running", pid=os.getpid(), started=now())
+                with open(job.log, "a") as log, contextlib.redirect_stdout(log):
+                    worker.work(worker.JobContext(self.workspace, job))
+            elif job.state == "queued":
+                job.update(state="failed", message=f"It was waiting for {earlier[0].name}.", ended=now())
+            on_change(job)
