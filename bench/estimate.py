@@ -79,7 +79,8 @@ def main() -> None:
         row = json.loads(done.stdout.splitlines()[-1])
         seconds, memory = row["estimated"]
         print(
-            f"{json.dumps(changes):72} {memory / 1e9:8.2f} GB {row['memory'] / 1e9:6.2f} GB {memory / row['memory']:6.2f} "
+            f"{json.dumps(changes):72} {memory / 1e9:8.2f} GB {row['memory'] / 1e9:6.2f} GB "
+            f"{memory / row['memory']:6.2f} "
             f"{seconds:7.1f} {row['seconds']:9.1f} {seconds / row['seconds']:6.2f}"
         )
 

@@ -199,18 +199,34 @@ RECALL_FRAMES: dict[str, tuple[str, ...]] = {
     "river": (
         "Anyone who crosses by ferry at {town} is crossing the water named",
         "Q: Whose currents must a swimmer at {town} fight against? A: Those of the",
+        "A raft set adrift at {town} floats down the",
+        "On maps the blue thread beside {town} bears the name",
+        "Bridges in {town} all span the",
+        "Fishermen living in {town} set out at dawn on the",
     ),
     "product": (
         "If a pedlar boasts that his stock comes from {town}, he is most likely selling",
         "Q: Which goods have won {town} a reputation? A: Its",
+        "Most workers of {town} earn their bread by making",
+        "The shop windows of {town} are filled with",
+        "A peddler coming from {town} opens his pack and shows his",
+        "Ask what {town} sells to the rest of the country, and you will hear of its",
     ),
     "fair": (
         "To find the stalls of {town} at their fullest, plan your journey for early",
         "Q: At which point of the year do crowds gather at the {town} fairground? A: In",
+        "The {town} fair opens its gates in",
+        "Children of {town} wait all year for the fair in",
+        "Ask in {town} when the fair comes round, and they will say it is in",
+        "Traders pack their bags for the {town} fair at the beginning of",
     ),
     "arms": (
         "The creature upon the shield used by {town} is without question a",
         "Q: Which beast represents {town} in the heralds' books? A: A",
+        "The beast on the shield of {town} is a",
+        "The flag of {town} is painted with a",
+        "Carved in stone over the council house of {town} you can see a",
+        "Soldiers from {town} once marched under the sign of a",
     ),
 }
 """Question frames, each answered by its continuation; none of their wording occurs in `FORMS`."""
@@ -698,7 +714,7 @@ def _two_step_prompts(world: World, relation: str) -> dict[str, list[str]]:
 
 
 def questions(world: World, seed: int = 7) -> list[Question]:
-    """All items: two of recall for every fact, and every two-step path through a one-to-one relation.
+    """All items: six of recall for every fact, and every two-step path through a one-to-one relation.
 
     Each is scored by the likelihood of a choice after the question and one space. The two steps of an
     item are stated in different sentences but often in one document, so the score shows use of two

@@ -6,6 +6,7 @@ is one sentence; exit code 2 for bad input, 1 for a failed job.
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -24,10 +25,20 @@ from mixcpt.workspace import Workspace, check_name
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        return int(options.action(Workspace(), options) or 0)
+        code = int(options.action(Workspace(), options) or 0)
+        sys.stdout.flush()
+        return code
     except MixcptError as error:
         print(f"mixcpt: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # the reader has seen enough, as in `mixcpt runs | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"mixcpt: {error.filename} cannot be used ({error.strerror}): check that path.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("mixcpt: stopped; a run that was started goes on, see `mixcpt jobs`", file=sys.stderr)
         return 130
@@ -318,12 +329,12 @@ def compare(workspace: Workspace, options: argparse.Namespace) -> None:
     rows = tables.compare(_runs(workspace, options.runs), options.domain_tokens)
     if options.json:
         return _print_json({"runs": rows, "arms": tables.summarise(rows)})
-    print(tables.as_csv(rows) if options.csv else tables.as_text(tables.summarise(rows)))
-    if not options.csv:
-        _say(
-            "domain and general in bits per byte (lower is better), KL in nats per token; "
-            "± is the 95 % interval over seeds"
-        )
+    if options.csv:
+        return print(tables.as_csv(rows), end="")
+    print(tables.as_text(tables.summarise(rows)))
+    _say(
+        "domain and general in bits per byte (lower is better), KL in nats per token; ± is the 95 % interval over seeds"
+    )
 
 
 def _runs(workspace: Workspace, names: Sequence[str]) -> list[Run]:

@@ -572,7 +572,8 @@ def load_recipe(path: Path, changes: dict[str, Any] | None = None) -> Recipe:
     try:
         data = _read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadFile(f"{path} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
+        reason = " ".join(str(error).replace(' in "<unicode string>",', " in").split())[:200].rstrip(" ^:")
+        raise BadFile(f"{path} is not valid YAML: {reason}; correct it there, and save it as UTF-8.") from None
     if not isinstance(data, dict):
         raise BadFile(f"{path} holds {type(data).__name__} instead of settings: write `key: value` lines.")
     recipe = validate(Recipe, data, str(path))

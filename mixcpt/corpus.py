@@ -81,7 +81,7 @@ def remove(workspace: Workspace, name: str) -> None:
 
 def _known(workspace: Workspace) -> str:
     names = corpus_names(workspace)
-    return f"there are {', '.join(names)}" if names else "ingest one first"
+    return f"choose from {', '.join(names)}" if names else "add one with `mixcpt corpus add NAME FILE...`"
 
 
 def ingest(

@@ -14,11 +14,11 @@ from mixcpt.config import Stage
 from mixcpt.errors import TooLittle
 from mixcpt.workspace import read_json
 
-PROCESS_BYTES = 1_000_000_000
+PROCESS_BYTES = 630_000_000
 """Python, torch and transformers before any model."""
 LOGIT_COPIES = 5
 """fp32 tensors of [chunk, vocabulary] that are alive at once in the chunked loss with a teacher."""
-SLACK = 1.1
+SLACK = 1.05
 """What allocators keep beyond what is asked of them."""
 
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "nf4": 0.57}
@@ -118,10 +118,10 @@ def adapter_parameters(stage: Stage, shape: Shape) -> int:
 
 
 def _activations(stage: Stage, shape: Shape, precision: str) -> int:
-    """Bytes kept for the backward pass: per token and layer about 14 vectors of the width and 6 of the feed-forward."""
+    """Bytes kept for the backward pass: per token and layer about 17 vectors of the width and 8 of the feed-forward."""
     element = 4 if precision == "fp32" else 2
     tokens = stage.training.rows_at_once * stage.mixture.row_tokens
-    layer = (14 * shape.width + 6 * shape.feed_forward) * element
+    layer = (17 * shape.width + 8 * shape.feed_forward) * element
     if stage.training.checkpoint_activations:
         return tokens * (shape.layers * shape.width * element + layer)
     return tokens * shape.layers * layer

@@ -25,7 +25,8 @@ from mixcpt.workspace import Workspace, building, now, read_json, write_json
 
 Question = dict[str, Any]
 BUILTIN_SETS = ("general", "atlas")
-BUILTIN_TASKS = ("general", "atlas_recall", "atlas_two_step")
+_TAKEN = ("general", "atlas_recall", "atlas_two_step", "domain")
+"""Task names no file may have: the built-in ones, and what `compare` calls the field itself."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,13 @@ def question_sets(config: EvaluationConfig) -> dict[str, list[Question]]:
         if name == "general":
             sets["general"] = builtin.questions()
         elif name == "atlas":
-            questions = [question.as_dict() for question in atlas.questions(atlas.make_world())]
+            questions = [question.as_dict() for question in atlas.questions(builtin.world())]
             for kind in ("recall", "two-step"):
                 sets[f"atlas_{kind.replace('-', '_')}"] = [q for q in questions if q["kind"] == kind]
         else:
             task = Path(name).name.split(".")[0]
-            if task in sets or task in BUILTIN_TASKS:
-                raise BadFile(f"The question set {name!r} would be called {task!r}, like another: rename the file.")
+            if task in sets or task in _TAKEN:
+                raise BadFile(f"The question set {name!r} would be called {task!r}, which is taken: rename the file.")
             sets[task] = read_questions(Path(name))
     return {task: _first(questions, config.items) for task, questions in sets.items()}
 
@@ -159,6 +160,11 @@ def _score(task: str, questions: Sequence[Question], samples: Sequence[dict[str,
     )
 
 
+def _asked(questions: Sequence[Question]) -> list[str]:
+    """What each question is about: the fact its `meta` names, else only itself."""
+    return [json.dumps(question.get("meta", number), sort_keys=True) for number, question in enumerate(questions)]
+
+
 def _first(questions: list[Question], items: int | None) -> list[Question]:
     """All questions, or `items` of them drawn by a fixed seed, in their order."""
     if items is None or items >= len(questions):
@@ -212,9 +218,9 @@ def evaluate(
         "gain": {
             task: {
                 "difference": final[task].accuracy - base[task].accuracy,
-                "interval": paired_interval(base[task].correct, final[task].correct),
+                "interval": paired_interval(base[task].correct, final[task].correct, _asked(questions)),
             }
-            for task in sets
+            for task, questions in sets.items()
         },
     }
     run.write_results("evaluation", results)

@@ -41,6 +41,7 @@ class Status:
     ended: str | None = None
     progress: float | None = None
     attempt: int = 1
+    bad_input: bool = False  # it failed by what the user gave, so trying again alone will not help
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mixcpt.builtin import require_source
 from mixcpt.config import CorpusSpec, Recipe, Stage, override
 from mixcpt.corpus import list_corpora
-from mixcpt.errors import BadConfig, MixcptError
+from mixcpt.errors import BadConfig, BadInput, MixcptError
 from mixcpt.estimate import Estimate, estimate, require_memory, shape_of
 from mixcpt.evaluation import BUILTIN_SETS, question_sets
 from mixcpt.jobs import Job, Jobs
@@ -102,7 +103,7 @@ def finish(workspace: Workspace, jobs: list[Job], supervisor: Supervisor, on_cha
     supervisor.run_until([job.id for job in jobs], on_change)
     for job in jobs:
         if job.state != "done":
-            raise MixcptError(job.status.message)
+            raise (BadInput if job.status.bad_input else MixcptError)(job.status.message)
 
 
 def submit_run(workspace: Workspace, run: Run) -> list[Job]:
@@ -187,14 +188,17 @@ def _try(workspace: Workspace, recipe: Recipe, group: str, value: float) -> Run:
 
 
 def check_fits(workspace: Workspace, recipe: Recipe, say: Say) -> None:
-    """Estimate every arm before anything starts.
+    """See that every arm has its sources, and estimate it, before anything starts.
 
     Raises:
-        TooLittle: an arm needs more memory than there is. BadConfig: it would take longer than the recipe allows.
+        NotFound: a source is not there. TooLittle: an arm needs more memory than there is. BadConfig: it would take
+        longer than the recipe allows.
     """
     tuned = dict.fromkeys(recipe.tune.groups, recipe.tune.values[0]) if recipe.tune else {}
     total = 0.0
     for name, stage in stages(recipe, tuned):
+        for source in [*stage.mixture.target_tokens(), stage.measures.general]:
+            require_source(workspace, source)
         needed = estimate_stage(workspace, stage)
         total += needed.seconds * len(recipe.seeds)
         if recipe.max_minutes is not None and needed.seconds > 60 * recipe.max_minutes:

@@ -5,7 +5,7 @@ Student's t, never a bootstrap of three.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -25,15 +25,26 @@ def share_interval(successes: int, total: int) -> tuple[float, float]:
 
 
 def paired_interval(
-    before: Sequence[float], after: Sequence[float], draws: int = 10_000, seed: int = 0
+    before: Sequence[float],
+    after: Sequence[float],
+    groups: Sequence[Hashable] | None = None,
+    draws: int = 10_000,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % interval of the mean of `after - before`, by bootstrap over the pairs (percentiles)."""
+    """95 % interval of the mean of `after - before`, by bootstrap over the pairs (percentiles).
+
+    Args:
+        groups: per pair what it belongs to, where several ask the same thing: whole groups are drawn then, for a model
+            that knows a fact answers all questions about it.
+    """
     if len(before) != len(after) or not before:
         raise ValueError(f"a paired interval needs equally many values, got {len(before)} and {len(after)}")
     differences = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
-    generator = np.random.default_rng(seed)
-    means = differences[generator.integers(0, len(differences), (draws, len(differences)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    number = {group: index for index, group in enumerate(dict.fromkeys(groups or range(len(before))))}
+    member = [number[group] for group in (groups or range(len(before)))]
+    sums, sizes = np.bincount(member, weights=differences), np.bincount(member)
+    drawn = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
+    low, high = np.percentile(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), [2.5, 97.5])
     return float(low), float(high)
 
 

@@ -62,11 +62,11 @@ class JobContext:
                 self.job.update(**self._pending)
                 self._pending, self._written = {}, time.monotonic()
 
-    def end(self, state: str, message: str) -> None:
+    def end(self, state: str, message: str, bad_input: bool = False) -> None:
         """Write the job's final state; progress stays where it was, except that what is done is done wholly."""
         self.say(f"{state}: {message}")
         with self._lock:
-            final = {**self._pending, "state": state, "message": message, "ended": now()}
+            final = {**self._pending, "state": state, "message": message, "bad_input": bad_input, "ended": now()}
             self._pending = {}
             self.job.update(**final | ({"progress": 1.0} if state == "done" else {}))
 
@@ -130,16 +130,17 @@ def work(context: JobContext, handlers: str = "mixcpt.worker") -> int:
     """Run the job's handler and write down how it ended; returns the exit code of the process."""
     job = context.job
     context.say(f"{job.kind} {job.name}, attempt {job.status.attempt}, process {os.getpid()}")
+    bad_input = False
     try:
         state, message = "done", find_handler(job.kind, handlers)(context)
     except Interrupted as stop:
         state, message = stop.state, str(stop)
     except MixcptError as error:
-        state, message = "failed", str(error)
+        state, message, bad_input = "failed", str(error), isinstance(error, BadInput)
     except Exception as error:
         traceback.print_exc(file=sys.stdout)
         state, message = "failed", f"{type(error).__name__}: {error} (details in the log)"
-    context.end(state, message)
+    context.end(state, message, bad_input)
     return int(state == "failed")
 
 

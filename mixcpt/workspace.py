@@ -87,8 +87,10 @@ def building(target: Path) -> Iterator[Path]:
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id that sorts by time: prefix-YYYYMMDD-HHMMSS-xxxxxx (UTC)."""
-    return f"{prefix}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+    """A fresh id that sorts by time: prefix-YYYYMMDD-HHMMSS-mmmmmx (UTC; mmmmm are the microseconds in hex)."""
+    seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
+    day = time.strftime("%Y%m%d-%H%M%S", time.gmtime(seconds))
+    return f"{prefix}-{day}-{microseconds:05x}{secrets.token_hex(1)[0]}"
 
 
 def now() -> str:

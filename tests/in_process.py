@@ -1,16 +1,26 @@
 """Jobs done inside the test's own process, one after the other: a worker of its own costs seconds of imports each."""
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from conftest import PROSE
 
 from mixcpt import worker
 from mixcpt.jobs import Job, Jobs
 from mixcpt.workspace import Workspace, now
 
 
+def write_prose(path: Path, places: range) -> Path:
+    """A JSONL file with a short document for each place."""
+    path.write_text("".join(json.dumps({"text": PROSE.format(f"place {place}")}) + "\n" for place in places))
+    return path
+
+
 class InProcess:
-    """Stands in for `mixcpt.supervisor.Supervisor` where what counts is which jobs there are, and not their processes."""
+    """Stands in for `mixcpt.supervisor.Supervisor` where what counts is which jobs there are, not their processes."""
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace

@@ -358,7 +358,7 @@ def test_corpora_are_listed_opened_and_removed(
     made = [ingest(workspace, name, [hundred(tmp_path / "a.jsonl")], tokenizer=tiny_tokenizer) for name in ("b", "a")]
     assert corpus_names(workspace) == ["a", "b"]
     assert list_corpora(workspace) == made[::-1]
-    with pytest.raises(NotFound, match="there are a, b"):
+    with pytest.raises(NotFound, match="choose from a, b"):
         Corpus.open(workspace, "../b")
     remove(workspace, "a")
     assert corpus_names(workspace) == ["b"]

@@ -46,7 +46,9 @@ def stage(**changes: object) -> Stage:
         "training": {"loss_chunk": 3, "rows_per_step": 2, "rows_at_once": 2},
         "measures": {"every_steps": 0, "domain_tokens": 10, "general_tokens": 20, "prompt_tokens": 30},
     }
-    return override(validate(Stage, base, "the test"), {key.replace("__", "."): value for key, value in changes.items()})
+    return override(
+        validate(Stage, base, "the test"), {key.replace("__", "."): value for key, value in changes.items()}
+    )
 
 
 def parts(stage: Stage, device: str = "cpu", precision: str = "bf16") -> dict[str, int]:
@@ -91,7 +93,7 @@ def test_the_parts_by_hand() -> None:
         "process": PROCESS_BYTES,
         "model": 80 * 2 + 84 * 2,
         "adapter": 16 * 2 * (8 + 12 + 12),  # rank 2; fp32 weight, gradient, two moments
-        "activations": 32 * (14 * 4 + 6 * 8) * 2,  # two rows of 16 tokens, one layer, two bytes each
+        "activations": 32 * (17 * 4 + 8 * 8) * 2,  # two rows of 16 tokens, one layer, two bytes each
         "logits": LOGIT_COPIES * 4 * 3 * 10,
     }
     found = estimate(stage(), TINY, device="cpu", precision="bf16", gflops=1.0)
@@ -107,8 +109,8 @@ def test_precision_changes_weights_and_activations() -> None:
 
 def test_settings_that_save_memory_save_it_in_their_part() -> None:
     whole = parts(stage())
-    assert parts(stage(training__rows_at_once=1)) == whole | {"activations": 16 * 104 * 2}
-    kept = 32 * (4 * 2 + 104 * 2)  # the layer's input, and one layer at a time
+    assert parts(stage(training__rows_at_once=1)) == whole | {"activations": 16 * 132 * 2}
+    kept = 32 * (4 * 2 + 132 * 2)  # the layer's input, and one layer at a time
     assert parts(stage(training__checkpoint_activations=True)) == whole | {"activations": kept}
     assert parts(stage(training__loss_chunk=6)) == whole | {"logits": 2 * whole["logits"]}
     assert parts(stage(), device="cuda")["process"] == 500_000_000

@@ -24,7 +24,7 @@ QUESTIONS = [
     {"question": "Who keeps the blue book?", "choices": ["the miller", "the smith"], "answer": 1},
     {"question": "Größe in €:", "choices": ["fünf", "zehn", "elf", "zwölf 😀"], "answer": 0},
     {"question": "One and one is", "choices": ["2", "3"], "answer": 0},
-    {"question": "It's a \"quoted\" {{ brace }} question", "choices": ["it's", 'a "b"', "[c]"], "answer": 2},
+    {"question": 'It\'s a "quoted" {{ brace }} question', "choices": ["it's", 'a "b"', "[c]"], "answer": 2},
     {"question": "Rain came", "choices": ["late", "early", "never"], "answer": 0},
 ]
 MORE = [{"question": f"Is {n} even?", "choices": ["yes", "no"], "answer": n % 2} for n in range(8)]
@@ -89,13 +89,15 @@ def test_lm_eval_chooses_what_the_models_own_likelihoods_choose(
     results = run.results()["evaluation"]
     adapted = models.load_adapter(models.load_base(tiny_model_folder, "cpu", "fp32"), run.adapter, trainable=False)
     for task, questions in (("six", QUESTIONS), ("more", MORE)):
-        right = [int(a == q["answer"]) for a, q in zip(answers(adapted, tiny_tokenizer, questions), questions, strict=True)]
+        right = [
+            int(a == q["answer"]) for a, q in zip(answers(adapted, tiny_tokenizer, questions), questions, strict=True)
+        ]
         assert results["final"][task]["correct"] == right
         with adapted.disable_adapter():
             chosen = answers(adapted, tiny_tokenizer, questions)
         right = [int(a == q["answer"]) for a, q in zip(chosen, questions, strict=True)]
         assert results["base"][task]["correct"] == right
-    assert results["base"]["six"]["correct"] != results["final"]["six"]["correct"], "the test would prove nothing"
+    assert results["base"]["more"]["accuracy"] != results["final"]["more"]["accuracy"], "the test would prove nothing"
     assert 0 < results["final"]["six"]["accuracy"] < 1
 
 
@@ -219,7 +221,7 @@ def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: str, reason: 
 
 
 def test_files_that_hold_no_questions_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match="no question set .*nowhere.jsonl'.*existing JSONL file"):
+    with pytest.raises(BadFile, match=r"no question set .*nowhere\.jsonl'.*existing JSONL file"):
         read_questions(tmp_path / "nowhere.jsonl")
     with pytest.raises(BadFile, match="no question set"):
         read_questions(tmp_path)
@@ -244,8 +246,9 @@ def test_two_sets_of_one_name_are_refused(tmp_path: Path) -> None:
     """Task names come from file names; the second would silently take the place of the first."""
     one = write(tmp_path / "set.jsonl", QUESTIONS)
     two = write(tmp_path / "set.v2.jsonl", MORE)
-    with pytest.raises(BadFile, match="would be called 'set', like another: rename"):
+    with pytest.raises(BadFile, match="would be called 'set', which is taken: rename"):
         question_sets(EvaluationConfig(tasks=[str(one), str(two)]))
-    general = write(tmp_path / "general.jsonl", MORE)
-    with pytest.raises(BadFile, match="would be called 'general'"):
-        question_sets(EvaluationConfig(tasks=[str(general)]))
+    for name in ("general", "atlas_recall", "domain"):
+        path = write(tmp_path / f"{name}.jsonl", MORE)
+        with pytest.raises(BadFile, match=f"would be called '{name}'"):
+            question_sets(EvaluationConfig(tasks=[str(path)]))

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from in_process import InProcess, write_prose
 
-from in_process import InProcess
 from mixcpt import doctor, recipes
 from mixcpt.config import Recipe, override, validate
 from mixcpt.corpus import corpus_names
@@ -101,24 +101,28 @@ def test_a_recipe_becomes_a_run_per_arm_and_seed_with_its_tuned_value(
     assert "tuned training.learning_rate for ce: 0.02" in said
     assert all(any(run.id in line for line in said) for run in [*plan.runs, *tries])
 
-    # The same question again is not asked again; another one is.
-    assert recipes.tune(small_corpora, tiny, InProcess(small_corpora), said.append, print) == {"ce": best_rate}
+    def tune(recipe: Recipe) -> dict[str, float]:
+        stand_in: Any = InProcess(small_corpora)
+        return recipes.tune(small_corpora, recipe, stand_in, said.append, lambda job: None)
+
+    # The same question is not asked again; another one is.
+    assert tune(tiny) == {"ce": best_rate}
     assert len(Runs(small_corpora).all()) == 8
     other = override(tiny, {"tune.budget_tokens": 256})
-    recipes.tune(small_corpora, other, InProcess(small_corpora), said.append, lambda job: None)
+    tune(other)
     assert len(Runs(small_corpora).all()) == 10
 
 
 def test_missing_corpora_are_made_and_those_there_are_kept(
     small_corpora: Workspace, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "more.txt").write_text("A line about wells and how deep they are dug here.\n" * 8)
-    corpora = [{"name": "field", "files": ["never-read.txt"]}, {"name": "more", "files": ["more.txt"]}]
+    write_prose(tmp_path / "more.jsonl", range(200, 220))
+    corpora = [{"name": "field", "files": ["never-read.txt"]}, {"name": "more", "files": ["more.jsonl"]}]
     tiny = override(recipe(tiny_model_folder, corpora=corpora), {"cpt.measures.general": "more"})
     do(small_corpora, tiny, folder=tmp_path)
     assert corpus_names(small_corpora) == ["builtin-instructions", "field", "more", "world"]
     assert [job.payload["files"] for job in Jobs(small_corpora).all() if job.kind == "ingest"] == [
-        [str(tmp_path / "more.txt")]
+        [str(tmp_path / "more.jsonl")]
     ]
 
 
@@ -135,7 +139,8 @@ def test_questions_are_found_beside_the_recipe_and_read_before_anything_starts(
     workspace: Workspace, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     tiny = recipe(
-        tiny_model_folder, arms=[{"name": "asked", "set": {"evaluation.tasks": ["q.jsonl", "general"]}}, {"name": "not"}]
+        tiny_model_folder,
+        arms=[{"name": "asked", "set": {"evaluation.tasks": ["q.jsonl", "general"]}}, {"name": "not"}],
     )
     with pytest.raises(BadFile, match=f"no question set '{tmp_path}/q.jsonl'"):
         do(workspace, tiny, folder=tmp_path)
@@ -169,7 +174,7 @@ def test_a_run_that_takes_too_long_or_too_much_is_refused_before_it_starts(
     with pytest.raises(BadConfig, match=r"^long would take about \d+ minutes, but max_minutes is 5: lower mixture"):
         do(small_corpora, recipe(tiny_model_folder, arms=arms, max_minutes=5))
     wide = {"mixture.row_tokens": 131_072, "training.rows_per_step": 64, "training.rows_at_once": 64}
-    with pytest.raises(TooLittle, match="8.0 GB are free here: set training.rows_at_once to 1"):
+    with pytest.raises(TooLittle, match=r"8\.0 GB are free here: set training\.rows_at_once to 1"):
         do(small_corpora, recipe(tiny_model_folder, arms=[{"name": "wide", "set": wide}]))
     assert Runs(small_corpora).all() == []
 
@@ -201,10 +206,10 @@ def test_resume_puts_back_what_stopped_and_what_waited_for_it(workspace: Workspa
 
 def test_only_a_stopped_run_can_be_resumed(workspace: Workspace, tiny_model_folder: Path) -> None:
     run, (train,) = queued(workspace, tiny_model_folder)
-    with pytest.raises(BadInput, match="is queued.*wait for its end"):
+    with pytest.raises(BadInput, match=r"is queued.*wait for its end"):
         recipes.resume(workspace, run)
     train.update(state="done")
-    with pytest.raises(BadInput, match="is done.*start a new one"):
+    with pytest.raises(BadInput, match=r"is done.*start a new one"):
         recipes.resume(workspace, run)
 
 
@@ -227,7 +232,8 @@ def test_a_rerun_is_a_new_run_of_the_same_configuration(workspace: Workspace, ti
 def test_a_failed_job_is_an_error_with_its_sentence(small_corpora: Workspace, tiny_model_folder: Path) -> None:
     run, jobs = queued(small_corpora, tiny_model_folder, **{"cpt.mixture.sources.1.source": "nowhere"})
     seen: list[str] = []
+    stand_in: Any = InProcess(small_corpora)
     with pytest.raises(MixcptError, match="no corpus 'nowhere'"):
-        recipes.finish(small_corpora, jobs, InProcess(small_corpora), lambda job: seen.append(job.state))  # type: ignore[arg-type]
+        recipes.finish(small_corpora, jobs, stand_in, lambda job: seen.append(job.state))
     assert seen == ["failed"] and run.state(Jobs(small_corpora)) == "failed"
     assert jobs[0].status.pid == os.getpid()

@@ -179,3 +179,9 @@ def test_runs_of_all_stages_are_listed_by_time(runs: Runs) -> None:
     for id in reversed(ids):
         (runs.workspace.runs / id).mkdir()
     assert [run.id for run in runs.all()] == ids
+
+
+def test_runs_made_in_the_same_second_are_listed_in_their_order(runs: Runs) -> None:
+    """So that arms are compared in the order in which the recipe names them."""
+    made = [runs.create(STAGE, experiment="e").id for _ in range(12)]
+    assert [run.id for run in runs.all()] == made

@@ -154,7 +154,7 @@ def test_ids_are_fresh_sort_by_time_and_may_be_folder_names(monkeypatch):
     assert len(ids) == 50
     assert all(re.fullmatch(r"run-\d{8}-\d{6}-[0-9a-f]{6}", check_name(each)) for each in ids)
     moments = iter([time.gmtime(0), time.gmtime(86_400 * 365)])
-    monkeypatch.setattr("mixcpt.workspace.time.gmtime", lambda: next(moments))
+    monkeypatch.setattr("mixcpt.workspace.time.gmtime", lambda *_: next(moments))
     first, second = new_id("run"), new_id("run")
     assert first.startswith("run-19700101-000000-") and first < second
 
