@@ -21,6 +21,8 @@ from mixcpt.jobs import Job, Jobs
 from mixcpt.runs import Run, Runs
 from mixcpt.workspace import Workspace, check_name
 
+QUICK = Path(__file__).parents[1] / "recipes" / "quick.yaml"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
@@ -51,8 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mixcpt {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = _command(commands, "doctor", doctor, "what this machine can do, and what is missing", json=True)
-    command.add_argument("--refresh", action="store_true", help="time the machine again")
+    _command(commands, "doctor", doctor, "what this machine can do, and what is missing", json=True)
 
     corpus = commands.add_parser("corpus", help="add, show, list or remove corpora").add_subparsers(
         required=True, metavar="ACTION"
@@ -144,11 +145,15 @@ class Follower:
 
 def doctor(workspace: Workspace, options: argparse.Namespace) -> None:
     from mixcpt import doctor as checks
+    from mixcpt.recipes import estimate_stage
 
-    machine = checks.machine(workspace, refresh=options.refresh)
-    _print_json(machine.model_dump() | {"precision": machine.precision}) if options.json else print(
-        checks.report(machine)
-    )
+    machine = checks.machine(workspace, refresh=True)
+    if options.json:
+        return _print_json(machine.model_dump() | {"precision": machine.precision})
+    print(checks.report(machine))
+    quick = load_recipe(QUICK).cpt
+    if (workspace.models / quick.model.name).exists():  # the doctor only looks, it fetches nothing
+        print(f"\nTraining of the quick recipe needs {estimate_stage(workspace, quick).words()}.")
 
 
 def corpus_add(workspace: Workspace, options: argparse.Namespace) -> int:
@@ -320,6 +325,13 @@ def show(workspace: Workspace, options: argparse.Namespace) -> None:
             f"  {task}: {base['accuracy']:.1%} → {score['accuracy']:.1%} (95 % {low:.1%} to {high:.1%}, "
             f"{score['items']} items, chance {score['chance']:.0%}, majority {score['majority']:.0%})"
         )
+    if training := shown["results"].get("training"):
+        print(
+            f"  {training['tokens']:,} tokens in {training['steps']} steps, {training['tokens_per_second']:.0f} "
+            f"tokens/s, {training['seconds'] / 60:.1f} minutes of which {training['measure_share']:.0%} measuring, "
+            f"{training['peak_memory_bytes'] / 1e9:.1f} GB at most; {training['trainable_parameters']:,} of "
+            f"{training['total_parameters']:,} parameters trained, in {training['precision']} on {training['device']}"
+        )
     print(f"  folder {one.folder}")
 
 
@@ -396,7 +408,7 @@ def app(workspace: Workspace, options: argparse.Namespace) -> int:
     from mixcpt.recipes import carry_out
 
     _say("The app has not landed yet, so this runs the quick recipe here in the terminal; it takes some minutes.")
-    recipe = load_recipe(Path(__file__).parents[1] / "recipes" / "quick.yaml")
+    recipe = load_recipe(QUICK)
     plan = carry_out(workspace, recipe, Path.cwd(), say=_say, on_change=Follower())
     if any(job.state != "done" for job in plan.jobs):
         return 1

@@ -8,9 +8,7 @@ import json
 import os
 import platform
 import shutil
-import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -187,16 +185,30 @@ def _short(error: Exception) -> str:
 
 
 def _kept_timings(path: Path, refresh: bool) -> Timings:
-    if not refresh and path.is_file():
-        try:
-            kept = Timings.model_validate(read_json(path))
-        except (json.JSONDecodeError, ValidationError):  # from another version: measure anew
-            kept = None
-        if kept and (kept.cpu, kept.threads, kept.torch) == (_cpu_name(), torch.get_num_threads(), torch.__version__):
-            return kept
+    """The kept timings of this processor; with `refresh` timed again and the better of both kept, because whatever else
+    ran at the time can only have made them worse."""
+    kept = _read_timings(path)
+    if kept and not refresh:
+        return kept
     timings = measure()
+    if kept:
+        timings = timings.model_copy(
+            update={"fp32": max(timings.fp32, kept.fp32), "bf16": max(timings.bf16, kept.bf16)}
+        )
     write_json(path, timings.model_dump())
     return timings
+
+
+def _read_timings(path: Path) -> Timings | None:
+    """What is kept, unless it was measured with another processor, number of threads or PyTorch."""
+    if not path.is_file():
+        return None
+    try:
+        kept = Timings.model_validate(read_json(path))
+    except (json.JSONDecodeError, ValidationError):  # from another version: measure anew
+        return None
+    same = (kept.cpu, kept.threads, kept.torch) == (_cpu_name(), torch.get_num_threads(), torch.__version__)
+    return kept if same else None
 
 
 def measure() -> Timings:
@@ -217,7 +229,7 @@ def cpu_precision() -> CpuPrecision:
 
 
 def _gflops(dtype: torch.dtype) -> float:
-    """Median over repetitions, harmonic over the shapes (as if each were multiplied in turn)."""
+    """The fastest repetition, harmonic over the shapes (as if each were multiplied in turn)."""
     seconds = sum(_seconds(shape, dtype) for shape in _SHAPES)
     return round(sum(2 * m * k * n for m, k, n in _SHAPES) / seconds / 1e9, 1)
 
@@ -232,11 +244,11 @@ def _seconds(shape: tuple[int, int, int], dtype: torch.dtype) -> float:
             start = time.perf_counter()
             torch.nn.functional.linear(left, right)
             taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+    return min(taken)  # whatever else runs can only slow a product down
 
 
-def report(machine: Machine, estimate: Callable[[Machine], float] | None = None) -> str:
-    """The machine in plain words. `estimate` gives the minutes that the quick recipe will take on it."""
+def report(machine: Machine) -> str:
+    """The machine in plain words."""
     lines = [
         "This machine",
         f"  Processor   {machine.cpu}, {machine.cores} cores",
@@ -249,8 +261,6 @@ def report(machine: Machine, estimate: Callable[[Machine], float] | None = None)
         f"  Device      {'the GPU' if machine.cuda else 'the processor'}",
         f"  Precision   {machine.precision}: {machine.why}.",
     ]
-    if estimate:
-        lines.append(f"  Quick recipe, about {max(round(estimate(machine)), 1)} minutes")
     missing = _lacks(machine)
     lines += ["", "What is missing"] + [f"  - {lack}." for lack in missing or ["nothing"]]
     return "\n".join(lines)

@@ -22,7 +22,7 @@ SLACK = 1.05
 """What allocators keep beyond what is asked of them."""
 
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "nf4": 0.57}
-_EFFICIENCY = {"cpu": 0.75, "cuda": 0.35}
+_EFFICIENCY = {"cpu": 0.4, "cuda": 0.35}
 """Share of the measured (CPU) or usual (GPU) matrix-product speed that whole training steps reach."""
 _GPU_GFLOPS = 100_000.0
 

@@ -176,8 +176,8 @@ class Supervisor:
 
 
 def _environment(workspace: Workspace) -> dict[str, str]:
-    """What a worker is started with. Its threads sleep rather than spin while they wait for each other: spinning is what
-    made a step take ten times as long as soon as anything else ran on the same cores."""
+    """What a worker is started with. Its threads sleep rather than spin while they wait for each other: with spinning a
+    step took ten times as long as soon as anything else ran on the same cores."""
     fixed = {"MIXCPT_HOME": str(workspace.root), "PYTHONUNBUFFERED": "1"}
     return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **fixed}
 

@@ -80,7 +80,8 @@ def tiny_model_folder(tiny_tokenizer_folder: Path, tmp_path_factory: pytest.Temp
 
 PROSE = (
     "The miller of {0} weighs the sacks twice and writes the sums in a blue book. On market days the road to {0} is "
-    "full of carts, and the children count them from the wall. Rain came late to {0}, so the barley stands short this year."
+    "full of carts, and the children count them from the wall. Rain came late to {0}, so the barley stands short this "
+    "year."
 )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from conftest import PROSE
 
 from mixcpt import worker
+from mixcpt.errors import Diverged
 from mixcpt.jobs import Job, Jobs
 from mixcpt.workspace import Workspace, now
 
@@ -17,6 +18,11 @@ def write_prose(path: Path, places: range) -> Path:
     """A JSONL file with a short document for each place."""
     path.write_text("".join(json.dumps({"text": PROSE.format(f"place {place}")}) + "\n" for place in places))
     return path
+
+
+def diverge(context: worker.JobContext) -> str:
+    """A `train` job that fails by no fault of the user's input."""
+    raise Diverged("The loss became nan at step 5: lower the learning rate.")
 
 
 class InProcess:

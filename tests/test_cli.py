@@ -20,7 +20,7 @@ from in_process import InProcess, write_prose
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from mixcpt import recipes, supervisor
+from mixcpt import recipes, supervisor, worker
 from mixcpt.cli import main
 from mixcpt.config import Stage, override, validate
 from mixcpt.jobs import Jobs
@@ -227,7 +227,8 @@ def test_an_exported_adapter_is_loaded_by_plain_peft(
         before = base(ids).logits
         after = PeftModel.from_pretrained(base, str(out)).eval()(ids).logits
     assert (after - before).abs().max() > 0.01
-    assert_refused(cli("export", there[0].id, out), "is there already")
+    refused = cli("export", there[0].id, out)
+    assert refused.code == 2 and f"{out} is there already" in refused.err
 
 
 def test_a_run_that_is_done_can_neither_be_cancelled_nor_resumed(there: list[Run], cli: Cli) -> None:
@@ -262,12 +263,12 @@ def test_corpus_add_show_list_and_remove(home: Workspace, cli: Cli, tiny_model_f
     assert_refused(cli("corpus", "show", "wells"), "no corpus 'wells'")
 
 
-def test_a_failed_job_is_exit_code_1_and_its_sentence(
+def test_a_job_that_finds_its_input_bad_is_exit_code_2_and_its_sentence(
     home: Workspace, cli: Cli, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "short.txt").write_text("Too little.")
     failed = cli("corpus", "add", "short", "short.txt", "--model", tiny_model_folder, "--json")
-    assert (failed.code, failed.out) == (1, "")
+    assert (failed.code, failed.out) == (2, "")
     last = failed.err.splitlines()[-1]
     assert last.startswith("mixcpt: The corpus 'short'") and "add more text" in last
     (job,) = cli("jobs", "--json").json
@@ -319,16 +320,24 @@ def test_a_running_run_is_asked_to_stop(queued: tuple[Workspace, Run], cli: Cli)
     assert_refused(cli("resume", run.id), "is running")
 
 
-def test_a_recipe_whose_job_fails_is_exit_code_1(
-    queued: tuple[Workspace, Run], cli: Cli, tiny_model_folder: Path, tmp_path: Path
+def test_a_failed_job_is_exit_code_1(
+    queued: tuple[Workspace, Run],
+    cli: Cli,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe = write_recipe(tmp_path, tiny_model_folder)
-    failed = cli("run", recipe, "--set", "cpt.mixture.sources.1.source=nowhere", "--json")
-    assert failed.code == 1
+    with monkeypatch.context() as patch:
+        patch.setitem(worker.HANDLERS, "train", "in_process:diverge")
+        failed = cli("run", recipe, "--json")
+        again = cli("rerun", failed.json["runs"][0]["id"])
+    assert (failed.code, again.code) == (1, 1)
+    assert again.err.splitlines()[-1] == "mixcpt: The loss became nan at step 5: lower the learning rate."
     (row,) = failed.json["runs"]
     assert row["status"] == "failed"
     last = failed.err.splitlines()[-1]
-    assert last.startswith("mixcpt: ") and row["id"] in last and "no corpus 'nowhere'" in last
+    assert last.startswith("mixcpt: ") and row["id"] in last and "The loss became nan at step 5" in last
     plain = cli("run", recipe, "--set", "cpt.mixture.budget_tokens=256")
     assert plain.code == 0
     assert plain.out.split() == [cli("runs", "--json").json[-1]["id"]], "ids on stdout and nothing else"
@@ -380,6 +389,7 @@ def test_recipes_that_are_none(home: Workspace, cli: Cli, tmp_path: Path) -> Non
         ("cpt.training.learning_rat=1e-4", ("'cpt.training.learning_rat' is unknown", "'learning_rate'?")),
         ("cpt.mixture.sources.0.share=0", ("shares of sources sum to 0", "above 0")),
         ("cpt.training.learning_rate=-1", ("'cpt.training.learning_rate' is -1", "greater than 0")),
+        ("cpt.mixture.sources.0.source=nowhere", ("no corpus 'nowhere'",)),
         ("cpt.model.name=no-such-model", ("model 'no-such-model' is unknown", "smollm2-135m")),
         ("cpt.model.name=./no-such-folder", ("no model folder at ./no-such-folder",)),
         ("cpt.evaluation.tasks=[gone.jsonl]", ("no question set", "gone.jsonl")),
