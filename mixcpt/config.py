@@ -368,8 +368,10 @@ class Stage(Config):
     measures: MeasureConfig = setting(MeasureConfig(), label="Measures", help="What is measured on the way.")
     evaluation: EvaluationConfig = setting(EvaluationConfig(), label="Evaluation", help="What is asked at the end.")
 
-    def with_seed(self, seed: int) -> "Stage":
-        """The same stage under another seed, of both the mixture and the training."""
+    def with_seed(self, seed: int | None) -> "Stage":
+        """The same stage under another seed, of both the mixture and the training; None changes nothing."""
+        if seed is None:
+            return self
         return override(self, {"mixture.seed": seed, "training.seed": seed})
 
 
@@ -440,19 +442,23 @@ class Recipe(Config):
     cpt: Stage = setting(label="Continual pre-training", help="The knowledge stage.")
     arms: list[Arm] = setting([], label="Arms", help="Variants of the stage; none means the stage as it stands.")
     tune: Tuning | None = setting(None, label="Tuning", help="Chooses a setting for the arms beforehand.")
-    seeds: list[Annotated[int, Field(ge=0)]] = setting(
-        [0], label="Seeds", help="Every arm is run once per seed.", min_length=1
+    seeds: list[Annotated[int, Field(ge=0)]] | None = setting(
+        None, label="Seeds", help="Every arm is run once per seed. Empty: once, with the seeds that the stage names."
     )
     max_minutes: float | None = setting(
         None, label="Time limit", unit="minutes", gt=0, help="Refuses to start a run that is estimated to take longer."
     )
+
+    def seeds_or_none(self) -> list[int | None]:
+        """The seeds to run under; a single None stands for those that the stage names."""
+        return [*self.seeds] if self.seeds else [None]
 
     @model_validator(mode="after")
     def _arms(self) -> Self:
         names = [arm.name for arm in self.arms]
         if len(set(names)) != len(names):
             raise ValueError(f"two arms share a name in {names}: rename one")
-        if len(set(self.seeds)) != len(self.seeds):
+        if self.seeds is not None and len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {self.seeds} name a seed twice")
         groups = self.tune.groups if self.tune else {}
         for arm in self.arms:

@@ -128,7 +128,7 @@ def stages(recipe: Recipe, tuned: dict[str, float]) -> Iterator[tuple[str, Stage
 def launch(workspace: Workspace, recipe: Recipe, tuned: dict[str, float]) -> Plan:
     """Create and queue a run for every arm and seed."""
     plan = Plan()
-    for seed in recipe.seeds:
+    for seed in recipe.seeds_or_none():
         for name, stage in stages(recipe, tuned):
             run = Runs(workspace).create(stage.with_seed(seed), experiment=recipe.name, arm=name, recipe=recipe.name)
             plan.add(run, submit_run(workspace, run))
@@ -183,7 +183,7 @@ def _try(workspace: Workspace, recipe: Recipe, group: str, value: float) -> Run:
         "measures.every_steps": 0,
         "evaluation.tasks": [],
     }
-    stage = override(recipe.cpt, changes).with_seed(recipe.seeds[0])
+    stage = override(recipe.cpt, changes).with_seed(recipe.seeds_or_none()[0])
     return Runs(workspace).create(stage, experiment=recipe.name, arm=f"tune {group} {value:g}", recipe=recipe.name)
 
 
@@ -200,7 +200,7 @@ def check_fits(workspace: Workspace, recipe: Recipe, say: Say) -> None:
         for source in [*stage.mixture.target_tokens(), stage.measures.general]:
             require_source(workspace, source)
         needed = estimate_stage(workspace, stage)
-        total += needed.seconds * len(recipe.seeds)
+        total += needed.seconds * len(recipe.seeds_or_none())
         if recipe.max_minutes is not None and needed.seconds > 60 * recipe.max_minutes:
             raise BadConfig(
                 f"{name or recipe.name} would take about {needed.seconds / 60:.0f} minutes, but max_minutes is "

@@ -177,10 +177,6 @@ REFUSALS = {
     ),
     "a seed twice": (recipe(seeds=[1, 2, 1]), "seeds [1, 2, 1] name a seed twice."),
     "a negative seed": (recipe(seeds=[-1]), "'seeds.0' is -1, but: input should be greater than or equal to 0."),
-    "no seeds": (
-        recipe(seeds=[]),
-        "'seeds' is [], but: list should have at least 1 item after validation, not 0.",
-    ),
     "a name that is no folder": (
         recipe(name="../r"),
         "'name' is '../r', but: string should match pattern '^[a-z0-9][a-z0-9._-]{0,63}$'.",
@@ -345,6 +341,12 @@ def test_override_replaces_only_what_it_names():
     assert [source.share for source in changed.mixture.sources] == [1, 5]
     assert changed.objective.retention == "kl"
     assert changed.training == stage.training and stage.mixture.sources[1].share == 2
+
+
+def test_without_seeds_a_recipe_keeps_those_of_its_stage():
+    assert validate(Recipe, recipe(), "x").seeds is None
+    plain = validate(Recipe, recipe(), "x").cpt
+    assert plain.with_seed(None) is plain
 
 
 def test_with_seed_sets_both_seeds():

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_timings_are_kept_until_asked_for_anew(workspace: Workspace, monkeypatch
 def test_timings_on_a_busy_machine_do_not_replace_better_ones(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = {"cpu": doctor._cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    here: dict[str, Any] = {"cpu": doctor._cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     measured = [Timings(fp32=200, bf16=60, **here), Timings(fp32=20, bf16=70, **here)]
     monkeypatch.setattr(doctor, "measure", lambda: measured.pop(0))
     machine(workspace)
