@@ -144,7 +144,7 @@ def test_the_share_that_was_realised_goes_before_the_one_that_was_asked_for(work
 def test_a_curve_that_has_no_point_there_is_refused(workspace: Workspace) -> None:
     with pytest.raises(BadInput, match=r"no measure near 1,100 domain tokens \(the nearest is at 750\).*every_steps"):
         compare([make(workspace, CURVE)], domain_tokens=1100)
-    with pytest.raises(BadInput, match="no measure near 10 "):
+    with pytest.raises(BadInput, match=r"no measure near 10 domain tokens \(the nearest is at 750\)"):
         compare([make(workspace, CURVE)], domain_tokens=10)  # the base is no point of a run
 
 
