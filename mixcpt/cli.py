@@ -343,10 +343,10 @@ def compare(workspace: Workspace, options: argparse.Namespace) -> None:
         return _print_json({"runs": rows, "arms": tables.summarise(rows)})
     if options.csv:
         return print(tables.as_csv(rows), end="")
-    print(tables.as_text(tables.summarise(rows)))
-    _say(
-        "domain and general in bits per byte (lower is better), KL in nats per token; ± is the 95 % interval over seeds"
-    )
+    arms = tables.summarise(rows)
+    print(tables.as_text(arms))
+    if any(len(arm["runs"]) > 1 for arm in arms):
+        _say("± is the 95 % interval of the mean over seeds")
 
 
 def _runs(workspace: Workspace, names: Sequence[str]) -> list[Run]:

@@ -150,8 +150,6 @@ def _summary(group: list[Row]) -> Row:
 
 
 _COLUMNS = (
-    ("arm", "arm", "{}"),
-    ("seeds", "seeds", "{}"),
     ("tokens", "tokens", "{:,}"),
     ("domain_bits_per_byte_base", "domain before", "{:.3f}"),
     ("domain_bits_per_byte", "after", "{:.3f}"),
@@ -164,17 +162,25 @@ _COLUMNS = (
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """The table for a terminal; bits per byte, KL in nats per token, accuracies in percent."""
-    columns = [(key, title, form) for key, title, form in _COLUMNS if any(key in row for row in rows)]
-    for task in dict.fromkeys(
-        key.removesuffix("_accuracy") for row in rows for key in row if key.endswith("_accuracy")
-    ):
-        columns += [(f"{task}_base", f"{task} before", "{:.0%}"), (f"{task}_accuracy", "after", "{:.0%}")]
-    lines = [[title for _, title, _ in columns]]
+    """Two tables for a terminal: bits per byte and KL (nats per token), then the share of questions answered right."""
+    measures = [column for column in _COLUMNS if any(column[0] in row for row in rows)]
+    blocks = ["bits per byte, lower is better; KL in nats per token", _block(rows, measures)]
+    keys = dict.fromkeys(key for row in rows for key in row if key.endswith("_accuracy"))
+    if tasks := [key.removesuffix("_accuracy") for key in keys]:
+        columns = [(f"{task}_items", task, "{}") for task in tasks]
+        for place, task in enumerate(tasks):
+            before, after = (f"{task}_base", "before", "{:.0%}"), (f"{task}_accuracy", "after", "{:.0%}")
+            columns[3 * place + 1 : 3 * place + 1] = [before, after]
+        blocks += ["", "questions: how many, and the share answered right", _block(rows, columns)]
+    return "\n".join(blocks)
+
+
+def _block(rows: Sequence[Row], columns: Sequence[tuple[str, str, str]]) -> str:
+    lines = [["arm", "seeds", *(title for _, title, _ in columns)]]
     for row in rows:
-        shown = row | {"arm": row["arm"] or row.get("run") or row["runs"][0], "seeds": len(row.get("seeds", [0]))}
-        lines.append([_cell(shown, key, form) for key, _, form in columns])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+        name, seeds = row["arm"] or row.get("run") or row["runs"][0], len(row.get("seeds", [0]))
+        lines.append([name, str(seeds), *(_cell(row, key, form) for key, _, form in columns)])
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 

@@ -229,11 +229,13 @@ def test_csv_holds_every_column_once_and_leaves_what_is_missing_empty(workspace:
 
 def test_the_text_table_shows_values_units_and_spread(workspace: Workspace) -> None:
     runs = [evaluated(run) for run in seeds(workspace, (0.5, 1.0))]
-    title, line = as_text(summarise(compare(runs))).splitlines()
-    assert title.split()[:4] == ["arm", "seeds", "tokens", "domain"] and "atlas_recall before" in title
+    units, title, line, _, heading, asked, answered = as_text(summarise(compare(runs))).splitlines()
+    assert "bits per byte" in units and "nats" in units and "answered right" in heading
+    assert title.split()[:4] == ["arm", "seeds", "tokens", "domain"]
     # deviation sqrt(0.125), over sqrt(2) gives 0.25; t(1) = 12.706: 3.177
     assert line.startswith("mixture  2      64") and "+0.750 ±3.177" in line
-    assert "25%" in line and "75%" in line
+    assert asked.split()[2:5] == ["general", "before", "after"] and "atlas_recall" in asked
+    assert "25%" in answered and "75%" in answered
 
 
 def test_the_spread_of_a_percentage_is_a_percentage() -> None:
