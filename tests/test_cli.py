@@ -201,7 +201,7 @@ def test_compare_as_json_csv_and_text(there: list[Run], cli: Cli) -> None:
     csv = cli("compare", "tiny", "--csv")
     assert len(csv.out.splitlines()) == 3 and csv.out.startswith("run,experiment,arm,") and csv.err == ""
     text = cli("compare", "tiny")
-    assert text.out.splitlines()[1].startswith("asked  2") and "bits per byte" in text.err
+    assert text.out.splitlines()[2].startswith("asked  2") and "over seeds" in text.err
 
 
 def test_compare_at_equal_domain_tokens(there: list[Run], cli: Cli) -> None:
