@@ -73,7 +73,7 @@ def times(runs: Sequence[Run]) -> str:
             [
                 run.info.arm,
                 f"{training['steps']}",
-                ", ".join(f"{source['epochs']:.1f}" for source in sources),
+                ", ".join(f"{source['epochs']:.2f}" for source in sources),
                 f"{training['tokens_per_second']:.0f}",
                 f"{training['measure_share']:.0%}",
                 f"{training['seconds'] / 60:.1f}",
@@ -141,6 +141,7 @@ def main() -> None:
         and run.state(jobs) == "done"
         and not run.info.arm.startswith("tune ")
     ]
+    runs.sort(key=lambda run: [job.created for job in jobs.all() if job.run == run.id])  # in the recipe's order
     share = {run.info.arm: f"{domain_share(run):.0%}" for run in runs}
     print(f"Domain share of what was read: {share}\n")
     print("Tuning\n\n" + tuning(workspace, options.experiment))

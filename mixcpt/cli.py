@@ -168,12 +168,12 @@ def corpus_add(workspace: Workspace, options: argparse.Namespace) -> int:
     for file in options.files:
         if not Path(file).expanduser().exists():
             raise BadFile(f"There is no file or folder {file!r}: check the path.")
-    ensure_model(workspace, options.model, progress=_say)
     where = dict(change.split("=", 1) for change in options.where if "=" in change)
     if len(where) != len(options.where):
         raise BadInput(f"--where {options.where} cannot be read: write --where field=value, for example split=train.")
     given = {"name": options.name, "files": options.files, "kind": options.kind, "text_column": options.text_column}
     spec = validate(CorpusSpec, given | {"where": where, "limit": options.limit}, "the command line")
+    ensure_model(workspace, options.model, progress=_say)
     job = submit_ingest(workspace, spec, Path.cwd(), options.model, replace=options.replace)
     finish(workspace, [job], Supervisor(workspace), Follower())
     return corpus_show(workspace, options)
@@ -359,6 +359,9 @@ def _runs(workspace: Workspace, names: Sequence[str]) -> list[Run]:
         kept = [run for run in members if run.state(jobs) == "done" and not run.info.arm.startswith("tune ")]
         if members and not kept:
             raise BadInput(f"The experiment {name!r} has no finished run yet: wait, or look at `mixcpt jobs`.")
+        tried = sum(run.info.arm.startswith("tune ") for run in members)
+        if unfinished := len(members) - len(kept) - tried:
+            _say(f"{name}: {unfinished} of {len(members) - tried} runs left out, for they are not finished")
         found += kept or [runs.get(name)]
     return list({run.id: run for run in found}.values())
 

@@ -119,11 +119,13 @@ def _scores(run: Run) -> Row:
 
 
 _PER_SEED = {"run", "seed", "parent"}
+_COUNTS = {"tokens", "domain_tokens"}
 
 
 def summarise(rows: Sequence[Row]) -> list[Row]:
     """Rows that differ only by seed as one: means, and `NAME_ci` = 95 % interval of the mean over seeds (Student's t).
 
+    Where only some of the runs have a figure, its mean is over those, and `NAME_runs` says how many they are.
     An arm with one seed keeps its figures and has no interval over seeds. Of several runs that share even the seed the
     last one counts: they are the same training, and must not make an interval look narrower.
     """
@@ -135,17 +137,21 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
 
 def _summary(group: list[Row]) -> Row:
     summary: Row = {"runs": [row["run"] for row in group], "seeds": [row["seed"] for row in group]}
-    for key, value in group[0].items():
+    for key in dict.fromkeys(key for row in group for key in row):
         if key in _PER_SEED:
             continue
         values = [row[key] for row in group if key in row]
-        if isinstance(value, float) and all(isinstance(v, float) for v in values):
+        if all(isinstance(value, float) for value in values):
             summary[key] = float(np.mean(values))
             interval = seed_interval(values)
             if interval and len(set(values)) > 1:
                 summary[f"{key}_ci"] = interval
-        elif not isinstance(value, (list, tuple)) or len(group) == 1:
-            summary[key] = value
+        elif key in _COUNTS:
+            summary[key] = round(float(np.mean(values)))
+        elif not isinstance(values[0], (list, tuple)) or len(group) == 1:
+            summary[key] = values[0]
+        if key in summary and len(values) < len(group):
+            summary[f"{key}_runs"] = len(values)
     return summary
 
 

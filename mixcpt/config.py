@@ -366,6 +366,9 @@ class CorpusSpec(Config):
         None, label="Hub data set", help="Id of a data set on the Hugging Face hub, instead of files."
     )
     hub_config: str | None = setting(None, label="Hub configuration", help="Name of the data set's configuration.")
+    hub_dir: str | None = setting(
+        None, label="Hub folder", help="The folder of the data set that is read, for example python; empty reads all."
+    )
     split: str = setting("train", label="Hub split", help="Which split of the hub data set.")
     limit: int | None = setting(
         None, label="Records at most", unit="records", ge=1, help="Reads only the first N records."
@@ -379,6 +382,14 @@ class CorpusSpec(Config):
         label="Only records where",
         help="Keeps only records whose meta field has this value, for example split: train.",
     )
+
+    @model_validator(mode="after")
+    def _own_name(self) -> Self:
+        if self.name.startswith("builtin-"):
+            raise ValueError(
+                f"corpus {self.name!r} has a name kept for built-in sources: choose one without 'builtin-'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -448,9 +459,14 @@ class Recipe(Config):
                 raise ValueError(f"arm {arm.name!r} is tuned like {arm.tuned!r}, but tune.groups has {sorted(groups)}")
             override(self.cpt, arm.set)
         for name, changes in groups.items():
-            if not override(self.cpt, changes).mixture.domain_sources():
+            stage = override(self.cpt, changes)
+            if not stage.mixture.domain_sources():
                 raise ValueError(
                     f"tuning group {name!r} has no field to be judged by: mark one of mixture.sources domain: true"
+                )
+            if stage.measures.domain_tokens == 0:
+                raise ValueError(
+                    f"tuning group {name!r} has no measure to be judged by: set measures.domain_tokens above 0"
                 )
         return self
 

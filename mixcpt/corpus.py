@@ -20,7 +20,7 @@ from mixcpt.documents import Document, Documents, writer
 from mixcpt.errors import BadConfig, BadCorpus, BadFile, NotFound
 from mixcpt.holdout import HoldOut
 from mixcpt.intake import Intake
-from mixcpt.manifest import FileInfo, Histogram, Manifest, RefusedItem, SplitInfo, TokenizerInfo
+from mixcpt.manifest import FileInfo, Histogram, Manifest, RefusedItem, Spec, SplitInfo, TokenizerInfo
 from mixcpt.records import Kind, Record, Refusal
 from mixcpt.sources import find_files, read, select
 from mixcpt.split import MAX_FRACTION
@@ -114,6 +114,7 @@ def ingest(
         TooLittle: the disk is too full.
     """
     _require_free(workspace, name, replace)
+    paths = list(paths)
     found, refusals = find_files(paths)
     files = _by_name(found)
     sizes = {file: path.stat().st_size for file, path in files.items()}
@@ -140,6 +141,13 @@ def ingest(
         name,
         select(chain(refusals, records()), where, limit),
         files=infos,
+        spec=Spec(
+            files=[str(Path(path).expanduser().absolute()) for path in paths],
+            limit=limit,
+            kind=kind,
+            text_column=text_column,
+            where=dict(where or {}),
+        ),
         kind=kind,
         seed=seed,
         tokenizer=tokenizer,
@@ -156,6 +164,7 @@ def ingest_records(
     records: Iterable[Record | Refusal],
     *,
     files: Sequence[FileInfo],
+    spec: Spec | None = None,
     heldout_ids: Collection[str] | None = None,
     kind: Kind | None = None,
     seed: int = 0,
@@ -166,7 +175,8 @@ def ingest_records(
     should_stop: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """`ingest` for records that do not come from files of the user. `heldout_ids` names what to hold out, by the
-    records' `meta` entries "id" or "doc_id", instead of a random split."""
+    records' `meta` entries "id" or "doc_id", instead of a random split. `spec` is kept to be compared
+    with later ones."""
     _require_free(workspace, name, replace)
     if not 0 < heldout_fraction <= MAX_FRACTION:
         raise BadConfig(f"heldout_fraction is {heldout_fraction}, but must be above 0 and at most {MAX_FRACTION}.")
@@ -183,7 +193,7 @@ def ingest_records(
         hold_out = HoldOut(name, intake, tokenizer, seed, heldout_fraction, should_stop)
         split, fingerprint = hold_out.write(Documents(spool), folder)
         spool.unlink()
-        manifest = _manifest(name, files, intake, tokenizer, split, fingerprint)
+        manifest = _manifest(name, files, spec, intake, tokenizer, split, fingerprint)
         write_json(folder / "manifest.json", manifest.model_dump())
         should_stop()
         _require_free(workspace, name, replace)
@@ -241,7 +251,13 @@ def _place(item: RefusedItem) -> str:
 
 
 def _manifest(
-    name: str, files: Sequence[FileInfo], intake: Intake, tokenizer: TextTokenizer, split: SplitInfo, fingerprint: str
+    name: str,
+    files: Sequence[FileInfo],
+    spec: Spec | None,
+    intake: Intake,
+    tokenizer: TextTokenizer,
+    split: SplitInfo,
+    fingerprint: str,
 ) -> Manifest:
     assert intake.kind is not None  # a corpus that is not empty has a kind
     return Manifest(
@@ -260,6 +276,7 @@ def _manifest(
         tokenizer=TokenizerInfo(fingerprint=tokenizer.fingerprint, vocabulary=tokenizer.vocabulary),
         fingerprint=fingerprint,
         lengths=_histogram(intake.tokens),
+        spec=spec,
     )
 
 

@@ -46,6 +46,7 @@ class Timings(_Facts):
 class Gpu(_Facts):
     name: str
     memory_gb: float
+    memory_free_gb: float
     capability: str
 
 
@@ -137,7 +138,9 @@ def _gpu() -> tuple[Gpu | None, str | None]:
     """The first usable NVIDIA GPU, or why there is none."""
     if torch.cuda.is_available():
         facts = torch.cuda.get_device_properties(0)
-        return Gpu(name=facts.name, memory_gb=_gb(facts.total_memory), capability=f"{facts.major}.{facts.minor}"), None
+        free, total = torch.cuda.mem_get_info(0)
+        capability = f"{facts.major}.{facts.minor}"
+        return Gpu(name=facts.name, memory_gb=_gb(total), memory_free_gb=_gb(free), capability=capability), None
     if not (_NVIDIA.is_dir() or _WINDOWS_SUBSYSTEM_GPU.exists() or shutil.which("nvidia-smi")):
         return None, "no NVIDIA GPU was found"
     if torch.version.cuda is None:
@@ -268,9 +271,10 @@ def report(machine: Machine) -> str:
 
 def _gpu_words(machine: Machine) -> str:
     gpu = machine.cuda
-    return (
-        f"{gpu.name}, {gpu.memory_gb:.0f} GB, compute capability {gpu.capability}" if gpu else "none that can be used"
-    )
+    if gpu is None:
+        return "none that can be used"
+    memory = f"{gpu.memory_gb:.0f} GB, {gpu.memory_free_gb:.0f} GB of it free"
+    return f"{gpu.name}, {memory}, compute capability {gpu.capability}"
 
 
 def _lacks(machine: Machine) -> list[str]:

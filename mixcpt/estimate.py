@@ -22,6 +22,8 @@ SLACK = 1.05
 """What allocators keep beyond what is asked of them."""
 
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "nf4": 0.57}
+_OTHER_BYTES = {"fp32": 4, "bf16": 2, "nf4": 4}
+"""Of what is in no linear layer: preparing an NF4 model puts embeddings, head and norms into fp32."""
 _EFFICIENCY = {"cpu": 0.4, "cuda": 0.35}
 """Share of the measured (CPU) or usual (GPU) matrix-product speed that whole training steps reach."""
 _GPU_GFLOPS = 100_000.0
@@ -104,7 +106,7 @@ def estimate(stage: Stage, shape: Shape, *, device: str, precision: str, gflops:
     """
     parts = {
         "process": PROCESS_BYTES if device == "cpu" else 500_000_000,
-        "model": round(shape.linear_parameters * _BYTES[precision] + shape.other * max(2.0, _BYTES[precision])),
+        "model": round(shape.linear_parameters * _BYTES[precision] + shape.other * _OTHER_BYTES[precision]),
         "adapter": 16 * adapter_parameters(stage, shape),  # fp32 weight, gradient and two moments
         "activations": _activations(stage, shape, precision),
         "logits": LOGIT_COPIES * 4 * stage.training.loss_chunk * shape.vocabulary,

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from mixcpt import atlas, builtin
 from mixcpt.config import EvaluationConfig
 from mixcpt.errors import BadFile
 from mixcpt.runs import Run
-from mixcpt.statistics import paired_interval, share_interval
+from mixcpt.statistics import grouped_share_interval, paired_interval, share_interval
 from mixcpt.workspace import Workspace, building, now, read_json, write_json
 
 Question = dict[str, Any]
@@ -33,6 +34,7 @@ _TAKEN = ("general", "atlas_recall", "atlas_two_step", "domain")
 class Score:
     """Accuracy on one question set, with all it takes to believe it. `correct` is 0 or 1 per item, in order.
 
+    interval: over the questions, and over what they ask about where several ask about the same.
     chance: expected by guessing. majority: what always giving the most frequent answer position would score.
     """
 
@@ -109,7 +111,10 @@ def write_tasks(sets: dict[str, list[Question]], folder: Path) -> None:
 
 
 def _definition(task: str, folder: Path) -> dict[str, Any]:
-    """The lm-eval task over `folder`/TASK.jsonl; its paths are absolute, for lm-eval would start them where it runs."""
+    """The lm-eval task over `folder`/TASK.jsonl; its paths are absolute, for lm-eval would start them where it runs.
+
+    The text is named as a column: lm-eval makes a number of a template that renders to digits only ("1984").
+    """
     return {
         "task": f"mixcpt_{task}",
         "dataset_path": "json",
@@ -119,7 +124,7 @@ def _definition(task: str, folder: Path) -> dict[str, Any]:
         },
         "test_split": "test",
         "output_type": "multiple_choice",
-        "doc_to_text": "{{question}}",
+        "doc_to_text": "question",
         "doc_to_choice": "{{choices}}",
         "doc_to_target": "{{answer}}",
         "target_delimiter": " ",
@@ -149,10 +154,12 @@ def _score(task: str, questions: Sequence[Question], samples: Sequence[dict[str,
     by_item = {sample["doc_id"]: int(sample["acc"]) for sample in samples}
     correct = [by_item[item] for item in range(len(questions))]
     positions = Counter(question["answer"] for question in questions)
+    asked = _asked(questions)
+    alone = len(set(asked)) == len(asked)
     return Score(
         task=task,
         accuracy=sum(correct) / len(correct),
-        interval=share_interval(sum(correct), len(correct)),
+        interval=share_interval(sum(correct), len(correct)) if alone else grouped_share_interval(correct, asked),
         items=len(correct),
         chance=sum(1 / len(question["choices"]) for question in questions) / len(questions),
         majority=positions.most_common(1)[0][1] / len(questions),
@@ -181,7 +188,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Ask the run's adapter and its base, same precision; writes the `evaluation` section of results.json.
 
-    The base's answers are kept in the workspace and asked only once per model, precision and question sets.
+    The base's answers are kept in the workspace and asked only once per model, device, precision, question sets and
+    version of lm-eval.
     """
     from transformers import AutoTokenizer
 
@@ -197,7 +205,7 @@ def evaluate(
     model = models.load_adapter(models.load_base(folder, device, precision), run.adapter, trainable=False)
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     check()
-    kept = _base_answers(workspace, models.model_fingerprint(folder), precision, sets, batch)
+    kept = _base_answers(workspace, models.model_fingerprint(folder), device, precision, sets, batch)
     if kept.exists():
         base = {task: Score(**values) for task, values in read_json(kept).items()}
     else:
@@ -228,12 +236,15 @@ def evaluate(
 
 
 def _base_answers(
-    workspace: Workspace, fingerprint: str, precision: str, sets: dict[str, list[Question]], batch_size: int
+    workspace: Workspace,
+    fingerprint: str,
+    device: str,
+    precision: str,
+    sets: dict[str, list[Question]],
+    batch_size: int,
 ) -> Path:
-    key = hashlib.sha256(json.dumps([fingerprint, precision, sets, batch_size], sort_keys=True).encode()).hexdigest()[
-        :16
-    ]
-    return workspace.root / "evaluations" / f"base-{key}.json"
+    asked = json.dumps([fingerprint, device, precision, sets, batch_size, version("lm_eval")], sort_keys=True)
+    return workspace.root / "evaluations" / f"base-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
 
 
 def run_job(context: Any) -> str:

@@ -16,7 +16,7 @@ quick answer over tens of thousands of jobs.
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -50,20 +50,20 @@ class Job:
 
     id: str
     kind: str
-    run: str | None
-    payload: dict[str, Any]
-    after: list[str]
-    label: str
-    created: str
     folder: Path
+    run: str | None = None
+    payload: dict[str, Any] = field(default_factory=dict)
+    after: list[str] = field(default_factory=list)
+    label: str = ""
+    created: str = ""
 
     @classmethod
     def open(cls, folder: Path) -> "Job":
-        return cls(folder=folder, **read_json(folder / "job.json"))
+        return cls(**_known(cls, read_json(folder / "job.json")), folder=folder)
 
     @property
     def status(self) -> Status:
-        return Status(**read_json(self.folder / "status.json"))
+        return Status(**_known(Status, read_json(self.folder / "status.json")))
 
     @property
     def state(self) -> str:
@@ -108,6 +108,12 @@ class Job:
             file.seek(max(0, self.log.stat().st_size - 65_536))
             text = file.read().decode("utf-8", errors="replace")
         return [line for line in text.splitlines() if line.strip()][-lines:]
+
+
+def _known(view: type[Job] | type[Status], values: dict[str, Any]) -> dict[str, Any]:
+    """Those of `values` that this version knows: another version of mixcpt may have written more."""
+    names = {field.name for field in fields(view)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def find_id(wanted: str, ids: Sequence[str], what: str) -> str:
@@ -212,7 +218,13 @@ class Jobs:
         return state != "running"
 
     def _ids(self) -> list[str]:
-        return [folder.name for folder in self.workspace.jobs.iterdir() if not folder.name.startswith(".")]
+        """Folders that hold a job; whatever else lies there, such as a half-copied one, is passed over."""
+        return [
+            folder.name
+            for folder in self.workspace.jobs.iterdir()
+            if not folder.name.startswith(".")
+            and all((folder / name).is_file() for name in ("job.json", "status.json"))
+        ]
 
     def _open(self, id: str) -> Job:
         if id not in self._opened:

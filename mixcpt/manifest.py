@@ -58,9 +58,24 @@ class Histogram(_Model):
     counts: list[int]
 
 
+class Spec(_Model):
+    """What a corpus was asked to be made of: a `mixcpt.config.CorpusSpec` without its name, files as absolute paths."""
+
+    files: list[str] = []
+    hub: str | None = None
+    hub_config: str | None = None
+    hub_dir: str | None = None
+    split: str = "train"
+    limit: int | None = None
+    kind: Kind | None = None
+    text_column: str | None = None
+    where: dict[str, str] = {}
+
+
 class Manifest(_Model):
     """What is known of a corpus. `documents`, `characters`, `tokens`, `bytes` (UTF-8) and `lengths` are of whole
-    documents, before any was cut into sections; `split` counts what lies on disk."""
+    documents, before any was cut into sections; `split` counts what lies on disk. `spec` is None for built-in
+    corpora and for those made before specs were kept."""
 
     name: str
     kind: Kind
@@ -77,3 +92,4 @@ class Manifest(_Model):
     tokenizer: TokenizerInfo
     fingerprint: str
     lengths: Histogram
+    spec: Spec | None = None

@@ -1,14 +1,15 @@
 """What is measured on the way: held-out bits per byte of the field and of general text, and the distance to the base.
 
-Bits per byte, unlike loss per token, can be compared between models with other tokenizers:
     bits per byte = sum of -log2 p(token) over the predicted tokens / UTF-8 bytes of those tokens.
-The first token of a piece has nothing before it, so neither it nor its bytes are counted. The same pieces are read
-every time, packed into rows like training text. It gives up this: a character whose bytes the edge of a piece parts
-(only where tokens are parts of characters) counts whole, with the piece that its first byte is in.
+Unlike loss per token this does not depend on how finely a tokenizer cuts. But between models with other tokenizers it
+can be compared only where both read the same text, and the limits and the cuts into pieces are in tokens. A piece
+begins with the tokenizer's BOS, as in training; without a BOS nothing comes before its first token, so neither that
+token nor its bytes are counted. The same pieces are read every time, packed into rows like training text. It gives up
+this: a character whose bytes the edge of a piece parts (only where tokens are parts of characters) counts whole, with
+the piece that its first byte is in.
 """
 
 import math
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,24 +46,28 @@ class Sample:
 def sample(
     corpus: Corpus, indices: list[int], split: Side, tokenizer: TextTokenizer, config: MixtureConfig, limit: int
 ) -> Sample:
-    """The first pieces of the listed documents, up to `limit` tokens (the last piece is shortened to it)."""
+    """The first pieces of the listed documents, up to `limit` tokens, BOS included (the last is shortened to it)."""
     segments: list[tuple[int, np.ndarray]] = []
     piece_bytes: list[int] = []
     documents: list[str] = []
-    left = limit
+    left, opening = limit, tokenizer.opening
     held = corpus.documents(split)
     for index in indices:
+        if left < 2:
+            break
         text = text_of(held[index], config)
         ids, offsets = tokenizer.encode_with_offsets(text)
-        for start, length in cut(len(ids), config.row_tokens):
-            length = min(length, left)
-            if length < 2:
-                continue
-            segments.append((len(segments), ids[start : start + length]))
-            predicted = text[offsets[start][1] : offsets[start + length - 1][1]]
+        for start, length in cut(len(ids), config.row_tokens - len(opening)):
+            end = start + min(length, left - len(opening))
+            piece = np.concatenate([opening, ids[start:end]])
+            if len(piece) < 2:  # the limit is filled, or this is a document's last token
+                break
+            segments.append((len(segments), piece))
+            known = start + 1 - len(opening)  # tokens of the document up to here are not predicted
+            predicted = text[offsets[known - 1][1] if known else 0 : offsets[end - 1][1]]
             piece_bytes.append(len(predicted.encode("utf-8")))
             documents.append(held[index].id)
-            left -= length
+            left -= len(piece)
     packed = pack([len(ids) for _, ids in segments], config.row_tokens)
     return Sample([build_row([segments[number] for number in row]) for row in packed], piece_bytes, documents)
 
@@ -74,7 +79,6 @@ class Measures:
         self.domain = self._domain(workspace, tokenizer, config, mixture)
         self.general = self._heldout(workspace, config.general, tokenizer, mixture, config.general_tokens)
         self.prompts = self._heldout(workspace, PROMPTS, tokenizer, mixture, config.prompt_tokens)
-        self.seconds = 0.0
         self._teacher: list[Tensor] = []
 
     @staticmethod
@@ -105,7 +109,6 @@ class Measures:
 
         A sample without text leaves its figure out. The base's states on the prompts are computed once and kept.
         """
-        started = time.perf_counter()
         figures: dict[str, float] = {}
         with evaluating(model):
             for name, pieces in (("domain", self.domain), ("general", self.general)):
@@ -113,7 +116,6 @@ class Measures:
                     figures[f"{name}_bits_per_byte"] = bits_per_byte(model, head, pieces)
             if self.prompts.rows:
                 figures["prompt_kl"] = self._prompt_kl(model, head)
-        self.seconds += time.perf_counter() - started
         return figures
 
     def _prompt_kl(self, model: nn.Module, head: Head) -> float:

@@ -2,7 +2,8 @@
 
 Shares are met in *tokens*, to within one segment a source. A small source repeats (every epoch in a new order) until
 its share is full. Sources are interleaved evenly, so any stretch of the stream has nearly the mixture's shares. The
-same inputs and seed give the same rows.
+same inputs and seed give the same rows. Where the tokenizer has a BOS every segment begins with it, and it counts as a
+token: counts are of what the model reads.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from mixcpt.unify import unify
 from mixcpt.workspace import Workspace, locked
 
 VALIDATION_SHARE = 0.1
+_NOTHING = np.array([], dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,10 @@ class SourceReport:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Where a stretch of a row comes from: a piece of one document in its `epoch`-th reading (from 0)."""
+    """Where a stretch of a row comes from: a piece of one document in its `epoch`-th reading (from 0).
+
+    `start` counts in the document's tokens; `length` is what lies in the row, the BOS included.
+    """
 
     source: int
     document: int
@@ -131,6 +136,7 @@ class Mixture:
 
     Args:
         exclude: per source name, document indices (of the train split) that must not be read.
+        opening: ids that every segment begins with (`TextTokenizer.opening`).
     """
 
     def __init__(
@@ -139,20 +145,24 @@ class Mixture:
         corpora: dict[str, Corpus],
         tables: dict[str, TokenTable],
         exclude: dict[str, set[int]] | None = None,
+        opening: np.ndarray = _NOTHING,
     ):
         self.config = config
+        self.opening = opening
         self.corpora = corpora
         self.tables = tables
         self.sources = list(config.target_tokens())
+        kept_out = exclude or {}
         drawn = [
-            _draw(name, tables[name], target, config, name in config.domain_sources(), (exclude or {}).get(name, set()))
+            _draw(name, tables[name], target, config, kept_out.get(name, set()), len(opening))
             for name, target in config.target_tokens().items()
         ]
         self.segments = _interleave(drawn, list(config.target_tokens().values()))
         self._packed = pack(self.segments[:, 3].tolist(), config.row_tokens)
         self.available = [len(pool) for _, pool in drawn]
         self._available_tokens = [
-            int(tables[name].lengths[pool].sum()) for name, (_, pool) in zip(self.sources, drawn, strict=True)
+            _read_once(tables[name].lengths[pool], config.row_tokens, len(opening))
+            for name, (_, pool) in zip(self.sources, drawn, strict=True)
         ]
 
     def __len__(self) -> int:
@@ -171,7 +181,8 @@ class Mixture:
     def _ids(self, number: int) -> np.ndarray:
         segment = self.segment(number)
         document = self.tables[self.sources[segment.source]][segment.document]
-        return document[segment.start : segment.start + segment.length]
+        end = segment.start + segment.length - len(self.opening)
+        return np.concatenate([self.opening, document[segment.start : end]])
 
     @property
     def tokens(self) -> int:
@@ -204,8 +215,17 @@ class Mixture:
             )
         return reports
 
+    @cached_property
+    def row_lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [int(self.segments[row, 3].sum()) for row in self._packed]
+
     def fingerprint(self) -> str:
         """Hash of every row's ids and positions, in order: equal fingerprints mean equal training data."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for row in self:
             digest.update(row.ids.tobytes())
@@ -243,7 +263,7 @@ def realise(
         if validation
         else {}
     )
-    return Mixture(config, corpora, tables, kept_out)
+    return Mixture(config, corpora, tables, kept_out, tokenizer.opening)
 
 
 def validation_documents(corpus: Corpus, seed: int) -> set[int]:
@@ -258,13 +278,18 @@ def _generator(seed: int, *names: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
 
 
+def _read_once(lengths: np.ndarray, row_tokens: int, opening: int) -> int:
+    """Tokens of one reading of documents of these lengths, the opening of each of their segments included."""
+    return int(lengths.sum() + opening * (-(-lengths // (row_tokens - opening))).sum())
+
+
 def _draw(
-    name: str, table: TokenTable, target: int, config: MixtureConfig, domain: bool, exclude: set[int]
+    name: str, table: TokenTable, target: int, config: MixtureConfig, exclude: set[int], opening: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Segments of one source [n, 4] (document, start, length, epoch) up to the target, and the pool drawn from."""
     pool = np.flatnonzero(table.lengths > 1)
     pool = pool[~np.isin(pool, list(exclude))]
-    if domain and config.domain_documents is not None:
+    if name in config.domain_sources() and config.domain_documents is not None:
         chosen = _generator(config.seed, name, "narrow").permutation(len(pool))[: config.domain_documents]
         pool = pool[np.sort(chosen)]
     if not len(pool):
@@ -273,7 +298,8 @@ def _draw(
     total = 0
     for epoch in count():
         for document in pool[_generator(config.seed, name, epoch).permutation(len(pool))].tolist():
-            for start, length in cut(int(table.lengths[document]), config.row_tokens):
+            for start, text in cut(int(table.lengths[document]), config.row_tokens - opening):
+                length = opening + text
                 # Stop at whichever side of the target is nearer; but a source that was asked for gives something.
                 if segments and total + length - target > target - total:
                     return np.array(segments, dtype=np.int64), pool

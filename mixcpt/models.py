@@ -100,7 +100,8 @@ def resolve(config: ModelConfig, workspace: Workspace) -> tuple[Device, Precisio
 def load_base(folder: Path, device: str, precision: str) -> PreTrainedModel:
     """The model in `folder`, frozen, in evaluation mode and without a cache of past keys (with one, packed rows mix).
 
-    With nf4 the returned model is the *prepared* one (norms in fp32), so it is the baseline for everything.
+    With nf4 the returned model is the *prepared* one (whatever is not quantised, so embeddings, head and norms, in
+    fp32), and it is the baseline for everything.
 
     Raises:
         BadFile: not a causal language model, weights that are missing or not numbers.

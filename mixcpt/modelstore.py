@@ -99,13 +99,13 @@ def ensure_model(
     """
     if name in BUILTIN_MODELS:
         return _ensure_builtin(workspace, BUILTIN_MODELS[name], accept_terms, progress, should_stop)
-    local = Path(name).expanduser()
+    local = Path(name).expanduser().absolute()
     if local.is_dir():
-        return _with_fast_tokenizer(workspace, _checked(local.absolute()), local.name, progress)
+        return _with_fast_tokenizer(workspace, _checked(local), local.name, progress)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _with_fast_tokenizer(workspace, _checked(_from_hub(name, progress)), name, progress)
     if "/" in name or "\\" in name:
-        raise BadFile(f"There is no model folder at {name}: check the path.")
+        raise BadFile(f"There is no model folder at {local}: check the path.")
     raise BadConfig(
         f"The model {name!r} is unknown: take a built-in one ({', '.join(BUILTIN_MODELS)}), "
         "the path of a local folder, or a hub id such as org/name."

@@ -7,7 +7,9 @@ line and one started in the app are the same thing on disk.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
+from mixcpt import builtin
 from mixcpt.builtin import require_source
 from mixcpt.config import CorpusSpec, Recipe, Stage, override
 from mixcpt.corpus import list_corpora
@@ -15,13 +17,16 @@ from mixcpt.errors import BadConfig, BadInput, MixcptError
 from mixcpt.estimate import Estimate, estimate, require_memory, shape_of
 from mixcpt.evaluation import BUILTIN_SETS, question_sets
 from mixcpt.jobs import Job, Jobs
-from mixcpt.modelstore import ensure_model
+from mixcpt.manifest import Spec
+from mixcpt.modelstore import BUILTIN_MODELS, ensure_model
 from mixcpt.runs import Run, Runs
 from mixcpt.supervisor import Supervisor
 from mixcpt.workspace import Workspace, read_json, write_json
 
 OnChange = Callable[[Job], None]
 Say = Callable[[str], None]
+T = TypeVar("T")
+STOPPED = ("failed", "cancelled", "paused")
 
 
 @dataclass
@@ -42,7 +47,7 @@ def carry_out(workspace: Workspace, recipe: Recipe, folder: Path, *, say: Say, o
     Raises:
         MixcptError: something failed; its sentence is the job's.
     """
-    recipe = find_questions(recipe, folder)
+    recipe = find_questions(find_models(recipe, folder), folder)
     ensure_model(workspace, recipe.cpt.model.name, progress=say)
     supervisor = Supervisor(workspace)
     ingest(workspace, recipe, folder, supervisor, on_change)
@@ -61,25 +66,62 @@ def find_questions(recipe: Recipe, folder: Path) -> Recipe:
     Raises:
         BadFile: a question set that cannot be asked.
     """
-    field = "evaluation.tasks"
 
     def absolute(tasks: list[str]) -> list[str]:
-        return [task if task in BUILTIN_SETS else str((folder / Path(task).expanduser()).absolute()) for task in tasks]
+        return [task if task in BUILTIN_SETS else _absolute(task, folder) for task in tasks]
 
-    changes: dict[str, object] = {f"cpt.{field}": absolute(recipe.cpt.evaluation.tasks)}
-    for number, arm in enumerate(recipe.arms):
-        if field in arm.set:
-            changes[f"arms.{number}.set"] = arm.set | {field: absolute(arm.set[field])}
-    found = override(recipe, changes)
+    found = _with_paths(recipe, "evaluation.tasks", recipe.cpt.evaluation.tasks, absolute)
     stages = [found.cpt, *(override(found.cpt, arm.set) for arm in found.arms)]
     for evaluation in {tuple(stage.evaluation.tasks): stage.evaluation for stage in stages}.values():
         question_sets(evaluation)
     return found
 
 
+def find_models(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the names of model folders absolute, so that its runs can be resumed from anywhere."""
+    return _with_paths(recipe, "model.name", recipe.cpt.model.name, lambda name: find_model(name, folder))
+
+
+def find_model(name: str, folder: Path) -> str:
+    """The name of a model; of a local folder its absolute path, looked for in `folder`, then where we are."""
+    places = [] if name in BUILTIN_MODELS else [_absolute(name, folder), _absolute(name, Path())]
+    return next((place for place in places if Path(place).is_dir()), name)
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return str((folder / Path(path).expanduser()).absolute())
+
+
+def _with_paths(recipe: Recipe, field: str, value: T, absolute: Callable[[T], T]) -> Recipe:
+    """The recipe with `absolute` applied to a field of the stage, whose value is `value`, and where arms and tuning
+    groups set it."""
+
+    def changed(settings: dict[str, Any]) -> dict[str, Any]:
+        return settings | {field: absolute(settings[field])} if field in settings else settings
+
+    changes: dict[str, Any] = {f"cpt.{field}": absolute(value)}
+    changes |= {f"arms.{number}.set": changed(arm.set) for number, arm in enumerate(recipe.arms)}
+    if recipe.tune:
+        changes["tune.groups"] = {group: changed(settings) for group, settings in recipe.tune.groups.items()}
+    return override(recipe, changes)
+
+
 def ingest(workspace: Workspace, recipe: Recipe, folder: Path, supervisor: Supervisor, on_change: OnChange) -> None:
-    """Make the recipe's corpora that the workspace does not have."""
-    there = {manifest.name for manifest in list_corpora(workspace)}
+    """Make the recipe's corpora that the workspace does not have.
+
+    Raises:
+        BadConfig: a corpus of that name is there, but was made of something else.
+    """
+    there = {manifest.name: manifest for manifest in list_corpora(workspace)}
+    for spec in recipe.corpora:
+        kept = there[spec.name].spec if spec.name in there else None
+        wanted = _spec(spec, folder)
+        if kept and kept != wanted:
+            parts = ", ".join(part for part in Spec.model_fields if getattr(kept, part) != getattr(wanted, part))
+            raise BadConfig(
+                f"The corpus {spec.name!r} is there already, but made otherwise than the recipe says (other {parts}): "
+                f"rename it in the recipe, or `mixcpt corpus remove {spec.name}`."
+            )
     jobs = [
         submit_ingest(workspace, spec, folder, recipe.cpt.model.name)
         for spec in recipe.corpora
@@ -88,11 +130,17 @@ def ingest(workspace: Workspace, recipe: Recipe, folder: Path, supervisor: Super
     finish(workspace, jobs, supervisor, on_change)
 
 
+def _spec(spec: CorpusSpec, folder: Path) -> Spec:
+    """As it is kept in the manifest; what concerns only the hub does not count for files."""
+    aside = {"name", "hub_config", "hub_dir", "split"} if spec.files else {"name"}
+    return Spec(**spec.model_dump(exclude=aside) | {"files": [_absolute(file, folder) for file in spec.files]})
+
+
 def submit_ingest(workspace: Workspace, spec: CorpusSpec, folder: Path, model: str, replace: bool = False) -> Job:
-    """Queue the making of one corpus; file names are relative to `folder`."""
-    payload = spec.model_dump(exclude={"files"}) | {
-        "files": [str((folder / Path(file).expanduser()).absolute()) for file in spec.files],
-        "model": model,
+    """Queue the making of one corpus; file names, and that of a model folder, are relative to `folder`."""
+    payload = spec.model_dump() | {
+        "files": [_absolute(file, folder) for file in spec.files],
+        "model": find_model(model, folder),
         "replace": replace,
     }
     return Jobs(workspace).submit("ingest", payload, label=spec.name)
@@ -140,12 +188,13 @@ def tune(
 ) -> dict[str, float]:
     """Choose the tuned setting per group: lowest domain bits per byte on validation documents, all else as the recipe.
 
-    The held-out part is never looked at. What was found is kept in the experiment's tuning.json and found again there.
+    The held-out part is never looked at. What was found is kept in the experiment's tuning.json and found again there,
+    as long as settings, seed, texts, device and precision are the same.
     """
     if recipe.tune is None:
         return {}
     kept = workspace.experiments / recipe.name / "tuning.json"
-    question = {"tune": recipe.tune.model_dump(mode="json"), "cpt": recipe.cpt.model_dump(mode="json")}
+    question = _question(workspace, recipe)
     if kept.exists() and read_json(kept)["question"] == question:
         chosen: dict[str, float] = read_json(kept)["chosen"]
         return chosen
@@ -172,6 +221,22 @@ def tune(
     for group, value in chosen.items():
         say(f"tuned {recipe.tune.field} for {group}: {value:g}")
     return chosen
+
+
+def _question(workspace: Workspace, recipe: Recipe) -> dict[str, Any]:
+    """All that the outcome of tuning depends on."""
+    from mixcpt import models
+
+    assert recipe.tune is not None
+    groups = {group: override(recipe.cpt, changes) for group, changes in recipe.tune.groups.items()}
+    sources = sorted({source for stage in groups.values() for source in stage.mixture.target_tokens()})
+    return {
+        "tune": recipe.tune.model_dump(mode="json"),
+        "cpt": recipe.cpt.model_dump(mode="json"),
+        "seed": recipe.seeds_or_none()[0],
+        "corpora": {source: builtin.fingerprint(workspace, source) for source in sources},
+        "machine": {group: [*models.resolve(stage.model, workspace)] for group, stage in groups.items()},
+    }
 
 
 def _try(workspace: Workspace, recipe: Recipe, group: str, value: float) -> Run:
@@ -225,13 +290,14 @@ def estimate_stage(workspace: Workspace, stage: Stage) -> Estimate:
     if device == "cpu":
         speed = machine.timings.bf16 if precision == "bf16" else machine.timings.fp32
     needed = estimate(stage, shape, device=device, precision=precision, gflops=speed)
-    free = machine.cuda.memory_gb if device == "cuda" and machine.cuda else machine.memory_available_gb
+    free = machine.cuda.memory_free_gb if device == "cuda" and machine.cuda else machine.memory_available_gb
     require_memory(stage, shape, needed, free * 1e9, device=device, precision=precision)
     return needed
 
 
 def resume(workspace: Workspace, run: Run) -> list[Job]:
-    """Put a stopped run back into the queue, from its last whole checkpoint; returns the jobs to wait for.
+    """Put a stopped run back into the queue, from its last whole checkpoint; returns the jobs to wait for, however
+    they stand by then.
 
     A run that never got a job, because what made it was killed just then, gets them now.
 
@@ -242,13 +308,13 @@ def resume(workspace: Workspace, run: Run) -> list[Job]:
     mine = [job for job in jobs.all() if job.run == run.id]
     if not mine:
         return submit_run(workspace, run)
-    stopped = [job for job in mine if job.state in ("failed", "cancelled", "paused")]
-    first = stopped[0] if stopped else mine[-1]
-    jobs.requeue(first)
+    states = {job.id: job.state for job in mine}
+    stopped = [job for job in mine if states[job.id] in STOPPED] or mine[-1:]
+    jobs.requeue(stopped[0])
     for job in stopped[1:]:
-        if job.state in ("failed", "cancelled", "paused"):
+        if job.state in STOPPED:
             jobs.requeue(job)
-    return [job for job in mine if job.state == "queued"]
+    return [job for job in mine if job in stopped or states[job.id] == "queued"]
 
 
 def rerun(workspace: Workspace, run: Run) -> tuple[Run, list[Job]]:

@@ -195,8 +195,12 @@ class Runs:
         shutil.rmtree(hidden)
 
     def _ids(self) -> list[str]:
-        """Ids carry the stage first, so they are sorted by what follows: the time."""
-        names = [folder.name for folder in self.workspace.runs.iterdir() if not folder.name.startswith(".")]
+        """Folders that hold a run. Ids carry the stage first, so they are sorted by what follows: the time."""
+        names = [
+            folder.name
+            for folder in self.workspace.runs.iterdir()
+            if not folder.name.startswith(".") and (folder / "run.json").is_file()
+        ]
         return sorted(names, key=lambda name: name.partition("-")[2])
 
 

@@ -256,28 +256,29 @@ def read_hub(
     dataset_id: str,
     *,
     config: str | None = None,
+    directory: str | None = None,
     split: str = "train",
     kind: Kind | None = None,
     text_column: str | None = None,
 ) -> Iterator[Record | Refusal]:
     """The records of a data set on the Hugging Face hub, streamed; no code from it is run. `config` names one of its
-    configurations, where it has several.
+    configurations, where it has several, and `directory` the folder in it that is read.
 
     Raises:
         Unavailable: the hub cannot be reached, or has no such data set or split for us.
         BadFile: no column can be taken as text.
     """
-    return to_records(_hub_rows(dataset_id, config, split), dataset_id, kind, text_column)
+    return to_records(_hub_rows(dataset_id, config, directory, split), dataset_id, kind, text_column)
 
 
-def _hub_rows(dataset_id: str, config: str | None, split: str) -> Iterator[Row]:
+def _hub_rows(dataset_id: str, config: str | None, directory: str | None, split: str) -> Iterator[Row]:
     try:
         import datasets
         from huggingface_hub import HfApi
 
         # load_dataset tries an unreachable hub for half a minute; one question with a time limit fails at once.
         HfApi().dataset_info(dataset_id, timeout=_HUB_TIMEOUT)
-        rows = iter(datasets.load_dataset(dataset_id, config, split=split, streaming=True))
+        rows = iter(datasets.load_dataset(dataset_id, config, data_dir=directory, split=split, streaming=True))
         for number in count(1):
             if (values := next(rows, None)) is None:
                 return

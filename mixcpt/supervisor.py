@@ -5,6 +5,7 @@ starts twice. Workers live in their own sessions and outlive their supervisor; t
 on. What this gives up: more than one job at a time on the accelerator, and any bound on the number of other jobs.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import psutil
 
@@ -26,16 +28,25 @@ ZOMBIE_GRACE = 10.0  # seconds in which only the parent of an ended worker, who 
 class Supervisor:
     """Step by hand with `step`, until something is done with `run_until`, or in a thread with `start_thread`.
 
-    `handlers` names the module whose HANDLERS table the workers use. A worker that was asked to cancel and does not
-    end within `cancel_grace` seconds is killed.
+    `handlers` names the module whose HANDLERS table the workers use. A worker that was asked to cancel may finish what
+    it cannot leave, say a training step or a download: it is killed once its heart has not beaten for `cancel_grace`
+    seconds, or `cancel_patience` seconds after it was asked, for the heart beats on while the handler hangs.
     """
 
-    def __init__(self, workspace: Workspace, *, handlers: str = "mixcpt.worker", cancel_grace: float = 60.0):
+    def __init__(
+        self,
+        workspace: Workspace,
+        *,
+        handlers: str = "mixcpt.worker",
+        cancel_grace: float = 60.0,
+        cancel_patience: float = 900.0,
+    ):
         self.workspace = workspace
         self.jobs = Jobs(workspace)
         self.error: Exception | None = None  # what ended the thread of `start_thread`
         self._handlers = handlers
         self._cancel_grace = cancel_grace
+        self._cancel_patience = cancel_patience
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -43,11 +54,11 @@ class Supervisor:
     def step(self) -> None:
         """Settle the jobs whose workers are gone, then start all that can start."""
         with locked(self.jobs.lock):
-            codes = self._reap()
+            ended = self._reap()
             jobs = self.jobs.all()
             for job in jobs:
                 if job.state == "running":
-                    self._reconcile(job, codes.get(job.id))
+                    self._reconcile(job, ended.get(job.id))
             self._start_ready(job for job in jobs if job.state == "queued")
 
     def run_until(
@@ -92,15 +103,17 @@ class Supervisor:
         except Exception as error:  # a thread cannot raise to anyone: kept for `stop` and for the app to show
             self.error = error
 
-    def _reap(self) -> dict[str, int]:
-        """Exit codes of own workers that have ended since; asking for them also keeps zombies away."""
-        codes = {id: code for id, child in self._children.items() if (code := child.poll()) is not None}
-        for id in codes:
+    def _reap(self) -> dict[str, subprocess.Popen[bytes]]:
+        """Own workers that have ended since; asking for them also keeps zombies away."""
+        ended = {id: child for id, child in self._children.items() if child.poll() is not None}
+        for id in ended:
             del self._children[id]
-        return codes
+        return ended
 
-    def _reconcile(self, job: Job, code: int | None) -> None:
+    def _reconcile(self, job: Job, ended: subprocess.Popen[bytes] | None) -> None:
         status = job.status
+        # What ended may be an earlier attempt: another supervisor may have started the next one since.
+        code = ended.returncode if ended and ended.pid == status.pid else None
         if code is None and _worker_lives(job, status):
             self._press(job, status)
             return
@@ -112,10 +125,13 @@ class Supervisor:
 
     def _press(self, job: Job, status: Status) -> None:
         """Kill a worker that was asked to cancel long ago and does not: it may hang where it cannot poll."""
-        if job.requested() != "cancel" or time.time() - job.request.stat().st_mtime < self._cancel_grace:
+        if job.requested() != "cancel":
             return
-        if status.pid is not None and find_process(status.pid, status.process_started):
-            os.killpg(status.pid, signal.SIGKILL)
+        asked, silent = _age(job.request), _age(job.heartbeat)
+        hangs = min(asked, silent) >= self._cancel_grace or asked >= self._cancel_patience
+        if hangs and status.pid is not None and find_process(status.pid, status.process_started):
+            with contextlib.suppress(ProcessLookupError):  # it ended at this very moment
+                os.killpg(status.pid, signal.SIGKILL)
 
     def _start_ready(self, queued: Iterable[Job]) -> None:
         lease_tried = False  # only the oldest accelerator job may try, so that none overtakes it
@@ -177,8 +193,10 @@ class Supervisor:
 
 def _environment(workspace: Workspace) -> dict[str, str]:
     """What a worker is started with. Its threads sleep rather than spin while they wait for each other: with spinning a
-    step took ten times as long as soon as anything else ran on the same cores."""
-    fixed = {"MIXCPT_HOME": str(workspace.root), "PYTHONUNBUFFERED": "1"}
+    step took ten times as long as soon as anything else ran on the same cores. It sees one GPU, the first that is
+    visible here: a run uses one, and where transformers sees several it wraps the model in DataParallel and fails."""
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    fixed = {"MIXCPT_HOME": str(workspace.root), "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": gpu}
     return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **fixed}
 
 
@@ -191,11 +209,18 @@ def _worker_lives(job: Job, status: Status) -> bool:
         ended = process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-    return not ended or time.time() - job.heartbeat.stat().st_mtime < ZOMBIE_GRACE
+    return not ended or _age(job.heartbeat) < ZOMBIE_GRACE
+
+
+def _age(file: Path) -> float:
+    """Seconds since the file was written or touched."""
+    return time.time() - file.stat().st_mtime
 
 
 def _how_it_ended(job: Job, code: int | None) -> str:
-    if code == -signal.SIGKILL:
+    if job.requested() == "cancel" and code in (None, -signal.SIGKILL):  # None: the worker of another supervisor
+        how = "was ended because it did not stop when asked"
+    elif code == -signal.SIGKILL:
         how = "was killed by the system (signal 9), perhaps out of memory"
     elif code is not None and code < 0:
         how = f"was ended by signal {-code} ({signal.strsignal(-code)})"

@@ -1,7 +1,8 @@
 """Text to token ids without torch: the tokenizer that lies in a model's folder.
 
 Special tokens that stand *inside* a user's text are encoded as ordinary characters: a document that contains the
-letters of an end-of-text mark must not end there.
+letters of an end-of-text mark must not end there. A tokenizer may want every text to begin with a token of its own
+(BOS); callers put `opening` before whatever the model reads from its position 0 on.
 """
 
 import hashlib
@@ -16,10 +17,12 @@ from mixcpt.errors import BadInput
 
 
 class TextTokenizer:
-    """A fast tokenizer with its end-of-sequence id and a fingerprint of both."""
+    """A fast tokenizer with its end-of-sequence id, the id it begins texts with (None: it does not), and a fingerprint
+    of them."""
 
-    def __init__(self, tokenizer: Tokenizer, eos_id: int, fingerprint: str):
+    def __init__(self, tokenizer: Tokenizer, eos_id: int, bos_id: int | None, fingerprint: str):
         self.eos_id = eos_id
+        self.bos_id = bos_id
         self.fingerprint = fingerprint
         self._tokenizer = tokenizer
         self._tokenizer.no_padding()
@@ -43,8 +46,17 @@ class TextTokenizer:
         eos_id = tokenizer.token_to_id(eos) if eos else None
         if eos_id is None:
             raise BadInput(f"The tokenizer in {folder} names no end-of-sequence token: set eos_token in it.")
+        # What the tokenizer itself puts first is no part of the text.
+        probe = tokenizer.encode("a", add_special_tokens=True)
+        bos_id = probe.ids[0] if probe.special_tokens_mask[0] else None
         # A base and its chat version often share the file and differ in the end token only.
-        return cls(tokenizer, eos_id, hashlib.sha256(path.read_bytes() + str(eos_id).encode()).hexdigest()[:16])
+        identity = path.read_bytes() + str(eos_id).encode() + (b"" if bos_id is None else f"|{bos_id}".encode())
+        return cls(tokenizer, eos_id, bos_id, hashlib.sha256(identity).hexdigest()[:16])
+
+    @property
+    def opening(self) -> np.ndarray:
+        """What every segment begins with (int32): the BOS, or nothing."""
+        return np.array([] if self.bos_id is None else [self.bos_id], dtype=np.int32)
 
     @property
     def vocabulary(self) -> int:

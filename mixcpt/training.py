@@ -10,6 +10,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mixcpt import models
-from mixcpt.config import ObjectiveConfig, TrainingConfig
-from mixcpt.errors import Diverged, Interrupted
+from mixcpt.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from mixcpt.errors import BadInput, Diverged, Interrupted, Unavailable
 from mixcpt.lssd import Head, Objective, chunked_loss
 from mixcpt.measures import Measures
 from mixcpt.mixture import Mixture, realise
@@ -30,7 +31,7 @@ from mixcpt.runs import Run, Runs
 from mixcpt.teacher import check_isolation, final_hidden, teacher_mode
 from mixcpt.tokens import TextTokenizer
 from mixcpt.worker import JobContext
-from mixcpt.workspace import Workspace, now, read_json, write_json
+from mixcpt.workspace import Workspace, building, now, read_json, write_json
 
 Check = Callable[[], None]
 Progress = Callable[[float | None, str], None]
@@ -104,14 +105,23 @@ class MixTrainer(Trainer):
                 teacher = final_hidden(model, ids, positions).flatten(0, 1)
         hidden = final_hidden(model, ids, positions).flatten(0, 1)
         sums = chunked_loss(hidden, teacher, labels.flatten(), self.head, self.objective, self.chunk)
-        if not torch.isfinite(sums.total):
-            raise Diverged(
-                f"The loss became {sums.total.item()} at step {self.state.global_step + 1}: lower the learning rate "
-                f"({self.args.learning_rate:g}) and resume or start again; the last good checkpoint is kept."
-            )
+        self._require_finite("loss", sums.total.item())
         self.sums += torch.tensor([sums.total.item(), sums.ce.item(), sums.retention.item(), sums.tokens])
         counted = num_items_in_batch if num_items_in_batch is not None else sums.tokens
         return sums.total / max(int(counted), 1)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
+        """The last that the Trainer asks for before the optimizer's step: a bad gradient never reaches the weights."""
+        norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))  # type: ignore[no-untyped-call]
+        self._require_finite("gradient", norm)
+        return norm
+
+    def _require_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise Diverged(
+                f"The {what} became {value} at step {self.state.global_step + 1}: start again with a lower learning "
+                f"rate (now {self.args.learning_rate:g}); the last good checkpoint is kept."
+            )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -119,9 +129,11 @@ class MixTrainer(Trainer):
 
 
 def mark_complete(checkpoint: Path) -> None:
-    """Write the completion marker, last of all: the names and sizes of what the checkpoint holds."""
-    sizes = {path.name: path.stat().st_size for path in sorted(checkpoint.iterdir()) if path.name != "complete.json"}
-    write_json(checkpoint / "complete.json", {"files": sizes, "written": now()})
+    """Write the completion marker, last of all: the files that the checkpoint holds, at any depth, and their sizes."""
+    marker = checkpoint / "complete.json"
+    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path != marker]
+    sizes = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
+    write_json(marker, {"files": sizes, "written": now()})
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -139,17 +151,17 @@ class Recorder(TrainerCallback):
         self.trainer: MixTrainer
         self.interrupted: Interrupted | None = None
         self.every = run.config.measures.every_steps
-        rows = run.config.training.rows_per_step
-        lengths = [len(row.ids) for row in mixture]
-        self.tokens = [sum(lengths[: step * rows]) for step in range(math.ceil(len(lengths) / rows) + 1)]
+        rows, read = run.config.training.rows_per_step, list(accumulate(mixture.row_lengths, initial=0))
+        self.tokens = [*read[:-1:rows], read[-1]]
+        """Tokens read by the end of each step, from step 0 on; the last step may have fewer rows."""
         self.started = time.perf_counter()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.started = time.perf_counter()
         if state.global_step == 0:
             self._measure(0)
+        self.started = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         step = state.global_step
@@ -165,7 +177,7 @@ class Recorder(TrainerCallback):
             "learning_rate": self.trainer.optimizer.param_groups[0]["lr"] if self.trainer.optimizer else 0.0,
             "seconds": seconds,
             "tokens_per_second": read / seconds,
-            "memory_bytes": peak_memory(),
+            "memory_bytes": peak_memory(args.device),
         }
         if self.trainer.objective.needs_teacher:
             record["retention"] = retention / max(counted, 1)
@@ -182,13 +194,15 @@ class Recorder(TrainerCallback):
 
     def _measure(self, step: int) -> None:
         assert isinstance(self.trainer.model, nn.Module)
+        started = time.perf_counter()
         figures = self.measures.take(self.trainer.model, self.head)
-        self.run.append({"step": step, "tokens": self.tokens[step], "measure": figures})
+        seconds = time.perf_counter() - started
+        self.run.append({"step": step, "tokens": self.tokens[step], "seconds": seconds, "measure": figures})
 
 
-def peak_memory() -> int:
+def peak_memory(device: torch.device) -> int:
     """The most memory used so far, in bytes: of the GPU when training there, else of this process."""
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -233,11 +247,11 @@ def train(
     say: Callable[[str], None] = print,
     callbacks: tuple[TrainerCallback, ...] = (),
 ) -> dict[str, Any]:
-    """Train `run` from its start or its last whole checkpoint; writes metrics, adapter/ and results.json.
+    """Train `run` from its start or its last whole checkpoint; writes started.json, metrics, adapter/ and results.json.
 
     Raises:
-        Interrupted: asked to stop; a checkpoint was written first. Diverged: the loss is no number any more.
-        TooLittle, Unavailable, BadInput: it cannot be done, and why.
+        Interrupted: asked to stop; a checkpoint was written first. Diverged: the loss or the gradient is no number any
+        more. BadInput: what the run began with has changed. TooLittle, Unavailable: it cannot be done, and why.
     """
     config = run.config
     progress(None, "preparing the model")
@@ -250,7 +264,7 @@ def train(
     )
     measures = Measures(workspace, tokenizer, config.measures, config.mixture)
     check()
-    device, precision = models.resolve(config.model, workspace)
+    device, precision = _begin(workspace, run, mixture, folder)
     progress(None, f"loading {config.model.name} ({precision} on {device})")
     base = models.load_base(folder, device, precision)
     frozen = models.frozen_digest(base)
@@ -261,7 +275,6 @@ def train(
     trainable, total = models.parameter_counts(model)
     say(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
 
-    started = time.perf_counter()
     recorder = Recorder(run, mixture, measures, head, progress, check)
     trainer = MixTrainer(
         model=model,
@@ -280,11 +293,44 @@ def train(
         raise recorder.interrupted
     if models.frozen_digest(base) != frozen:
         raise RuntimeError("the frozen base weights changed during training; this is a bug, please report it")
-    model.save_pretrained(str(run.adapter), safe_serialization=True)
-    results = _results(run, mixture, measures, time.perf_counter() - started)
+    with building(run.adapter) as unfinished:
+        model.save_pretrained(str(unfinished), safe_serialization=True)
+    results = _results(run, mixture)
     results |= {"trainable_parameters": trainable, "total_parameters": total, "device": device, "precision": precision}
     run.write_results("training", results)
     return results
+
+
+def _begin(workspace: Workspace, run: Run, mixture: Mixture, folder: Path) -> tuple[str, str]:
+    """The device and precision of the run, `auto` resolved once and for all, at its first start. What it started with
+    is kept in started.json; going on with anything else would give a run that is neither the one nor the other."""
+    path = run.folder / "started.json"
+    kept = read_json(path) if path.exists() else {}
+    wanted = run.config.model.model_dump()
+    wanted |= {name: kept[name] for name in ("device", "precision") if kept and wanted[name] == "auto"}
+    try:
+        device, precision = models.resolve(ModelConfig.model_validate(wanted), workspace)
+    except Unavailable as error:
+        if not kept:
+            raise
+        raise Unavailable(
+            f"Run {run.id} began on {kept['device']} in {kept['precision']}, which cannot be had now ({error}) Resume "
+            f"it where that is there, or start again with `mixcpt rerun {run.id}`."
+        ) from error
+    facts = {
+        "mixture": mixture.fingerprint(),
+        "model": models.model_fingerprint(folder),
+        "device": device,
+        "precision": precision,
+    }
+    if changed := [name for name, value in facts.items() if kept and kept[name] != value]:
+        raise BadInput(
+            f"The {' and the '.join(changed)} changed since run {run.id} began, so it cannot go on: start again with "
+            f"`mixcpt rerun {run.id}`."
+        )
+    if not kept:
+        write_json(path, facts)
+    return device, precision
 
 
 def _resume_point(run: Run, say: Callable[[str], None]) -> str | None:
@@ -303,16 +349,18 @@ def _resume_point(run: Run, say: Callable[[str], None]) -> str | None:
     return str(whole[-1])
 
 
-def _results(run: Run, mixture: Mixture, measures: Measures, seconds: float) -> dict[str, Any]:
+def _results(run: Run, mixture: Mixture) -> dict[str, Any]:
+    """Times are summed from the records, so they are those of the whole run, however often it was resumed."""
     losses, curve = run.losses(), run.curve()
     training_seconds = sum(record["seconds"] for record in losses)
+    measuring_seconds = sum(record.get("seconds", 0.0) for record in curve)  # older records have none
     return {
         "finished": now(),
         "steps": losses[-1]["step"],
         "tokens": mixture.tokens,
-        "seconds": round(seconds, 1),
+        "seconds": round(training_seconds + measuring_seconds, 1),
         "tokens_per_second": round(mixture.tokens / training_seconds, 1),
-        "measure_share": round(measures.seconds / (measures.seconds + training_seconds), 3),
+        "measure_share": round(measuring_seconds / (training_seconds + measuring_seconds), 3),
         "peak_memory_bytes": max(record["memory_bytes"] for record in losses),
         "base": curve[0]["measure"],
         "final": curve[-1]["measure"],

@@ -205,14 +205,17 @@ def _from_files(workspace: Workspace, payload: dict[str, Any], options: dict[str
 
 def _from_hub(workspace: Workspace, payload: dict[str, Any], options: dict[str, Any]) -> "Manifest":
     from mixcpt.corpus import FileInfo, ingest_records
+    from mixcpt.manifest import Spec
     from mixcpt.sources import read_hub, select
 
-    hub, config, split = payload["hub"], payload.get("hub_config"), payload.get("split", "train")
-    kind, column = payload.get("kind"), payload.get("text_column")
-    records = read_hub(hub, config=config, split=split, kind=kind, text_column=column)
-    chosen = select(records, payload.get("where"), payload.get("limit"))
-    origin = FileInfo(name=":".join(part for part in (hub, config, split) if part))
-    return ingest_records(workspace, payload["name"], chosen, files=[origin], **options)
+    spec = Spec(**{key: value for key, value in payload.items() if key in Spec.model_fields})
+    hub, config, directory, split = str(spec.hub), spec.hub_config, spec.hub_dir, spec.split
+    records = read_hub(
+        hub, config=config, directory=directory, split=split, kind=spec.kind, text_column=spec.text_column
+    )
+    chosen = select(records, spec.where, spec.limit)
+    origin = FileInfo(name=":".join(part for part in (hub, config, directory, split) if part))
+    return ingest_records(workspace, payload["name"], chosen, files=[origin], spec=spec, **options)
 
 
 if __name__ == "__main__":

@@ -41,14 +41,14 @@ check_cuda_torch() {
 }
 
 python=$(find_python)
-if ! [ -x .venv/bin/python ]; then
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # not only the file: a failed try may have left it there
   say "making .venv with $("$python" --version)"
-  "$python" -m venv .venv || { say "python3 has no venv: install it (Debian, Ubuntu: apt install python3-venv)."; exit 1; }
+  "$python" -m venv --clear .venv || { rm -rf .venv; say "python3 has no venv: install it (Debian, Ubuntu: apt install python3-venv)."; exit 1; }
 fi
 pip=(.venv/bin/python -m pip --disable-pip-version-check --no-input)
 
 if has_gpu; then install_cuda_torch; fi
-say "installing what requirements.txt names"
+say "installing what requirements.txt names (PyTorch takes several GB, with or without a GPU)"
 "${pip[@]}" install --quiet --requirement requirements.txt
 if has_gpu; then check_cuda_torch; fi
 "${pip[@]}" install --quiet --no-deps --no-build-isolation --editable .

@@ -7,7 +7,9 @@ from collections import Counter
 
 import pytest
 
+from mixcpt import builtin
 from mixcpt.builtin import HELDOUT_INSTRUCTIONS, instructions, questions, rows
+from mixcpt.corpus import Corpus
 
 REPLAY = rows("replay_a") + rows("replay_b")
 GENERAL = rows("general_heldout")
@@ -197,3 +199,25 @@ def test_prose_does_not_repeat_itself():
     """No run of twelve words in two documents: such a run would be read far more often than the rest."""
     seen = Counter(run for row in REPLAY + GENERAL for run in runs([row]))
     assert [run for run, count in seen.items() if count > 1] == []
+
+
+def test_a_builtin_corpus_is_remade_when_what_ships_changed_and_only_then(workspace, tiny_tokenizer, monkeypatch):
+    def made():
+        return builtin.open_source(workspace, "builtin/general", tiny_tokenizer).manifest
+
+    monkeypatch.setattr("mixcpt.corpus.now", iter(f"moment {number}" for number in range(9)).__next__)
+    first, known = made(), builtin.fingerprint(workspace, "builtin/general")
+    assert made() == first, "made once"
+    records = builtin.SOURCES["builtin/general"]()
+    with monkeypatch.context() as patch:
+        patch.setitem(builtin.SOURCES, "builtin/general", lambda: records[:-1])
+        assert builtin.fingerprint(workspace, "builtin/general") != known
+        assert made().documents == first.documents - 1
+        assert made().created == "moment 1"
+    with monkeypatch.context() as patch:
+        patch.setattr(builtin, "_heldout", lambda source: {records[0].meta["id"]})
+        assert made().split.heldout.documents == 1
+    assert made().fingerprint == first.fingerprint
+    (workspace.corpora / "builtin-general" / "origin.json").unlink()  # as older versions left it
+    assert made().created == "moment 4"
+    assert Corpus.open(workspace, "builtin-general").manifest.fingerprint == first.fingerprint

@@ -349,6 +349,17 @@ def test_an_experiment_that_is_not_finished_cannot_be_compared(queued: tuple[Wor
     assert_refused(cli("compare", run.id), f"Run {run.id} has no measures yet")
 
 
+def test_comparing_an_experiment_says_how_many_runs_are_left_out(queued: tuple[Workspace, Run], cli: Cli) -> None:
+    workspace, waiting = queued
+    for arm in ("only", "tune ce 0.1"):
+        run = Runs(workspace).create(waiting.config, experiment="tiny", arm=arm)
+        run.append({"step": 0, "tokens": 0, "measure": {"general_bits_per_byte": 1.0}})
+        Jobs(workspace).submit("train", {}, run=run.id).update(state="done")
+    compared = cli("compare", "tiny", "--json")
+    assert compared.code == 0 and len(compared.json["runs"]) == 1
+    assert compared.err == "tiny: 1 of 2 runs left out, for they are not finished\n"
+
+
 # --- bad input
 
 
@@ -420,6 +431,7 @@ def test_an_unknown_key_in_the_file_is_named(
         (["Bad/Name", "a.txt"], "corpus name 'Bad/Name' cannot be used"),
         (["x", "a.txt", "--model", "no-such-model"], "model 'no-such-model' is unknown"),
         (["x", "a.txt", "--where", "split"], "--where ['split'] cannot be read"),
+        (["builtin-atlas", "a.txt"], "'builtin-atlas' has a name kept for built-in sources"),
     ],
 )
 def test_corpora_that_cannot_be_added(

@@ -200,6 +200,20 @@ def test_the_same_run_twice_is_no_second_seed(workspace: Workspace) -> None:
     assert arm == summarise(compare(runs))[0] | {"runs": arm["runs"]}
 
 
+def test_a_figure_that_some_seeds_lack_is_shown_with_how_many_have_it(workspace: Workspace) -> None:
+    bare = make(workspace, [(0, {"general_bits_per_byte": 1.0}), (64, {"general_bits_per_byte": 1.0})], seed=9)
+    (arm,) = summarise(compare([bare, *seeds(workspace, (0.5, 1.0))]))
+    assert (arm["domain_gain"], arm["domain_gain_runs"]) == (0.75, 2)
+    assert arm["forgetting"] == 0.0 and "forgetting_runs" not in arm
+
+
+def test_tokens_are_means_too(workspace: Workspace) -> None:
+    runs = [make(workspace, [(0, measure(1, 1)), (n, measure(1, 1))], seed=n) for n in (1000, 1101)]
+    (arm,) = summarise(compare(runs))
+    assert (arm["tokens"], arm["domain_tokens"]) == (1050, 788)  # three quarters: 750 and 826
+    assert type(arm["tokens"]) is int
+
+
 def test_other_settings_experiments_and_arms_are_never_averaged(workspace: Workspace) -> None:
     runs = [
         *seeds(workspace, (0.5,)),

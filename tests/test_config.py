@@ -185,6 +185,14 @@ REFUSALS = {
         recipe(corpora=[{"name": "c"}]),
         "corpora.0: corpus 'c' needs either files or hub, not neither.",
     ),
+    "a corpus named like a built-in one": (
+        recipe(corpora=[{"name": "builtin-atlas", "files": ["x"]}]),
+        "corpora.0: corpus 'builtin-atlas' has a name kept for built-in sources: choose one without 'builtin-'.",
+    ),
+    "tuning without a measure": (
+        cpt(measures={"domain_tokens": 0}) | {"tune": {"values": [1, 2], "groups": {"g": {}}}},
+        "tuning group 'g' has no measure to be judged by: set measures.domain_tokens above 0.",
+    ),
     "a corpus from two places": (
         recipe(corpora=[{"name": "c", "files": ["x"], "hub": "y"}]),
         "corpora.0: corpus 'c' needs either files or hub, not both.",

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from mixcpt.cleaning import fingerprint
 from mixcpt.corpus import Corpus, FileInfo, Manifest, corpus_names, ingest, ingest_records, list_corpora, remove
 from mixcpt.errors import BadConfig, BadCorpus, BadFile, BadInput, Interrupted, NotFound, TooLittle
+from mixcpt.manifest import Spec
 from mixcpt.records import Message, Record
 from mixcpt.split import choose, cut, cut_and_choose
 from mixcpt.tokens import TextTokenizer
-from mixcpt.workspace import Workspace
+from mixcpt.workspace import Workspace, read_json, write_json
 
 
 def write(path: Path, texts: Iterable[str]) -> Path:
@@ -352,7 +353,7 @@ def test_a_section_that_repeats_leaves_training() -> None:
 def test_corpora_are_listed_opened_and_removed(
     workspace: Workspace, tmp_path: Path, tiny_tokenizer: TextTokenizer
 ) -> None:
-    with pytest.raises(NotFound, match="There is no corpus 'mine': ingest one first"):
+    with pytest.raises(NotFound, match="There is no corpus 'mine': add one with"):
         Corpus.open(workspace, "mine")
     (workspace.corpora / ".building-x").mkdir()
     made = [ingest(workspace, name, [hundred(tmp_path / "a.jsonl")], tokenizer=tiny_tokenizer) for name in ("b", "a")]
@@ -370,6 +371,21 @@ def test_the_manifest_is_strict(workspace: Workspace, tmp_path: Path, tiny_token
     manifest = ingest(workspace, "mine", [hundred(tmp_path / "a.jsonl")], tokenizer=tiny_tokenizer)
     with pytest.raises(ValueError, match="extra"):
         Manifest.model_validate({**manifest.model_dump(), "extra": 1})
+
+
+def test_the_manifest_keeps_what_was_asked_for_and_older_ones_still_open(
+    workspace: Workspace, tmp_path: Path, tiny_tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hundred(tmp_path / "a.jsonl")
+    ingest(workspace, "mine", ["a.jsonl"], kind="documents", limit=90, tokenizer=tiny_tokenizer)
+    spec = Corpus.open(workspace, "mine").manifest.spec
+    assert spec == Spec(files=[str(tmp_path / "a.jsonl")], kind="documents", limit=90)
+    path = workspace.corpora / "mine" / "manifest.json"
+    older = read_json(path)
+    del older["spec"]
+    write_json(path, older)
+    assert Corpus.open(workspace, "mine").manifest.spec is None
 
 
 # ---- real data

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,8 @@ PLAIN = Machine(
     nf4_missing=None,
     timings=TIMINGS,
 )
-WITH_GPU = PLAIN.model_copy(update={"cuda": Gpu(name="H200", memory_gb=140.0, capability="9.0"), "cuda_missing": None})
+H200 = Gpu(name="H200", memory_gb=140.0, memory_free_gb=35.0, capability="9.0")
+WITH_GPU = PLAIN.model_copy(update={"cuda": H200, "cuda_missing": None})
 
 
 @pytest.fixture
@@ -89,6 +91,15 @@ def test_gpu_means_nf4_unless_it_fails() -> None:
     assert WITH_GPU.precision == "nf4" and "the GPU" in report(WITH_GPU)
     broken = WITH_GPU.model_copy(update={"nf4_missing": "bitsandbytes 0.50.2 fails on this cuda (x); use bf16"})
     assert broken.precision == "bf16" and "4-bit models (NF4)" in report(broken)
+
+
+def test_free_memory_of_the_gpu_is_told_apart_from_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = SimpleNamespace(name="H200", major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: facts)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (35_000_000_000, 140_000_000_000))
+    assert doctor._gpu() == (H200, None)
+    assert "140 GB, 35 GB of it free" in report(WITH_GPU)
 
 
 def test_gpu_beside_a_build_without_cuda_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from mixcpt.config import AdapterConfig, EvaluationConfig, Stage, validate
 from mixcpt.errors import BadFile, Interrupted
 from mixcpt.evaluation import ask, evaluate, question_sets, read_questions
 from mixcpt.runs import Run, Runs
+from mixcpt.statistics import share_interval
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
 
@@ -111,6 +112,41 @@ def test_a_score_says_all_it_takes_to_believe_it(run: Run) -> None:
     p, z2 = right / 6, 3.841458821
     centre, half = (p + z2 / 12) / (1 + z2 / 6), z2**0.5 * (p * (1 - p) / 6 + z2 / 144) ** 0.5 / (1 + z2 / 6)
     assert final["interval"] == pytest.approx([centre - half, centre + half])
+
+
+def test_questions_about_one_fact_count_together() -> None:
+    """Eight questions about two facts, all right: what is known of two facts, not of eight."""
+    questions = [{"choices": ["a", "b"], "answer": 0, "meta": {"subject": n // 4}} for n in range(8)]
+    samples = [{"doc_id": n, "acc": 1.0} for n in range(8)]
+    assert evaluation._score("t", questions, samples).interval == share_interval(2, 2)
+    alone = [{"choices": ["a", "b"], "answer": 0} for _ in range(8)]
+    assert evaluation._score("t", alone, samples).interval == share_interval(8, 8)
+
+
+def test_a_question_of_digits_only_is_asked_as_text(
+    tiny_model_folder: Path, tiny_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    """lm-eval would take the number for the index of a choice."""
+    questions: list[dict[str, Any]] = [
+        {"question": str(n), "choices": ["ab", "cd", "ef"], "answer": n % 3} for n in range(6)
+    ]
+    model = models.load_base(tiny_model_folder, "cpu", "fp32")
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_model_folder))
+    chosen = answers(model, tiny_tokenizer, questions)
+    wanted = [int(answer == question["answer"]) for answer, question in zip(chosen, questions, strict=True)]
+    assert ask(model, tokenizer, {"digits": questions}, tmp_path / "tasks", 4)["digits"].correct == wanted
+
+
+def test_the_base_is_asked_anew_on_another_device_and_by_another_lm_eval(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept(device: str) -> Path:
+        return evaluation._base_answers(workspace, "model", device, "bf16", {"six": QUESTIONS}, 8)
+
+    cpu = kept("cpu")
+    assert kept("cpu") == cpu != kept("cuda")
+    monkeypatch.setattr(evaluation, "version", lambda name: f"another {name}")
+    assert kept("cpu") != cpu
 
 
 def test_the_gain_is_final_minus_base(run: Run) -> None:

@@ -1,5 +1,6 @@
 """Tests for the queue on disk: orders, states, and who may change them. No worker is started here."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,30 @@ def test_an_order_is_read_back_as_it_was_given(jobs: Jobs) -> None:
 def test_an_unfinished_folder_is_no_job(jobs: Jobs) -> None:
     (jobs.workspace.jobs / ".building-job-1-abc").mkdir()
     assert jobs.all() == []
+
+
+@pytest.mark.parametrize("there", [[], ["job.json"], ["status.json"]])
+def test_a_half_copied_folder_is_no_job(jobs: Jobs, there: list[str]) -> None:
+    job = submit(jobs)
+    copy = jobs.workspace.jobs / "job-copy"
+    copy.mkdir()
+    for name in there:
+        (copy / name).write_bytes((job.folder / name).read_bytes())
+    (jobs.workspace.jobs / "notes.txt").touch()
+    assert [job.id for job in jobs.all()] == [job.id]
+    with pytest.raises(NotFound):
+        jobs.get("job-copy")
+
+
+def test_what_another_version_wrote_is_read(jobs: Jobs) -> None:
+    job = submit(jobs)
+    (job.folder / "status.json").write_text('{"state": "failed", "mood": "grim"}')
+    order = {"id": job.id, "kind": "ingest", "mood": "grim"}
+    (job.folder / "job.json").write_text(json.dumps(order))
+    read = Jobs(jobs.workspace).get(job.id)
+    assert (read.state, read.status.attempt, read.status.pid) == ("failed", 1, None)
+    assert (read.kind, read.run, read.payload, read.after, read.name) == ("ingest", None, {}, [], job.id)
+    assert jobs.requeue(read).status.attempt == 2
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones(jobs: Jobs) -> None:

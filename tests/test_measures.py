@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from test_tokens import with_template
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -120,6 +121,61 @@ def test_a_character_on_the_edge_counts_with_the_piece_of_its_first_byte(
     held = sample(Corpus.open(workspace, "field"), [0], "train", tiny_tokenizer, mixture(16), 10_000)
     assert held.tokens == 15 + 2 + 9 + 6
     assert held.piece_bytes == [14 + 2, 9 + 6]
+
+
+@pytest.fixture
+def opening_tokenizer(tiny_tokenizer_folder: Path, tmp_path: Path) -> TextTokenizer:
+    """Its BOS is its end token, as in some families, so that the tiny model knows it."""
+    return with_template(tiny_tokenizer_folder, tmp_path / "bos", "<eos> $A", bos="<eos>")
+
+
+def test_with_a_bos_every_byte_is_predicted(
+    corpus: Corpus, opening_tokenizer: TextTokenizer, model: PeftModel, exact: torch.nn.Module
+) -> None:
+    """Of the long document 60 letters are left for a second row of 256, because no row may hold more."""
+    held = pieces(corpus, opening_tokenizer, row_tokens=181)
+    assert held.piece_bytes == [40, 41 + 3 + 2 + 3, 180, 60, 40]
+    assert held.tokens == sum(held.piece_bytes) + 5
+    with model.disable_adapter():
+        found = bits_by_piece(model, models.output_head(model.get_base_model()), held)
+    assert opening_tokenizer.bos_id is not None
+    for text, bits in zip([TEXTS[0], TEXTS[1], TEXTS[2][:180]], found.tolist(), strict=False):
+        ids = torch.tensor([[opening_tokenizer.bos_id, *opening_tokenizer.encode([text])[0].tolist()]])
+        with torch.no_grad():
+            log_p = exact(ids).logits[0, :-1].log_softmax(-1)
+        wanted = -log_p.gather(1, ids[0, 1:, None]).sum().item() / math.log(2)
+        assert bits == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(("limit", "bytes_of_pieces"), [(41, [40]), (42, [40]), (43, [40, 1]), (2, [1]), (1, [])])
+def test_the_limit_counts_the_bos(
+    corpus: Corpus, opening_tokenizer: TextTokenizer, limit: int, bytes_of_pieces: list[int]
+) -> None:
+    held = pieces(corpus, opening_tokenizer, limit=limit)
+    assert held.tokens <= limit
+    assert held.piece_bytes == bytes_of_pieces
+
+
+def test_a_character_on_the_edge_counts_once_with_a_bos(workspace: Workspace, opening_tokenizer: TextTokenizer) -> None:
+    records = [Record(kind="documents", text="a" * 14 + "é" + "b" * 9 + str(i) * 6, file="t") for i in range(9)]
+    ingest_records(workspace, "field", records, files=[], tokenizer=opening_tokenizer)
+    held = sample(Corpus.open(workspace, "field"), [0], "train", opening_tokenizer, mixture(16), 10_000)
+    assert held.piece_bytes == [14 + 2, 14, 1], "pieces of 15 bytes; the é begins in the first"
+
+
+def test_nothing_is_read_beyond_the_limit(
+    corpus: Corpus, tiny_tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    encode = TextTokenizer.encode_with_offsets
+
+    def noted(self: TextTokenizer, text: str) -> object:
+        read.append(text)
+        return encode(self, text)
+
+    monkeypatch.setattr(TextTokenizer, "encode_with_offsets", noted)
+    pieces(corpus, tiny_tokenizer, limit=60)
+    assert read == TEXTS[:2]
 
 
 @pytest.mark.parametrize(

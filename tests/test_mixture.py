@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_tokens import with_template
 
 from mixcpt.builtin import SOURCES
 from mixcpt.config import MixtureConfig, SourceShare
@@ -74,6 +75,24 @@ def test_a_long_document_is_cut_and_read_through():
     assert mixture.tokens == 72
 
 
+def test_every_segment_begins_with_the_bos():
+    """40 tokens in rows of 16 with a BOS each are pieces of 15, 15 and 10: 43 tokens to read. The first real token has
+    the BOS before it, so it is predicted."""
+    tables = {"a": table([40])}
+    corpora: Any = {"a": SimpleNamespace(manifest=SimpleNamespace(kind="documents"))}
+    mixture = Mixture(config({"a": 1}, budget_tokens=64, row_tokens=16), corpora, tables, opening=np.array([7]))
+    segments = [mixture.segment(number) for number in range(len(mixture.segments))]
+    assert [(segment.start, segment.length, segment.epoch) for segment in segments] == [
+        (0, 16, 0), (15, 16, 0), (30, 11, 0), (0, 16, 1),
+    ]  # fmt: skip
+    pieces = [[7, *range(1000, 1015)], [7, *range(1015, 1030)], [7, *range(1030, 1040)], [7, *range(1000, 1015)]]
+    assert [row.ids.tolist() for row in mixture] == pieces
+    assert [row.labels.tolist() for row in mixture] == [[IGNORED, *piece[1:]] for piece in pieces]
+    assert mixture.tokens == 59 and mixture.row_lengths == [16, 16, 11, 16]
+    (report,) = mixture.report()
+    assert (report.available_tokens, report.epochs) == (43, 59 / 43)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_shares_are_met_within_half_a_segment_of_each_source(three, seed):
     settings = config(SHARES, seed=seed)
@@ -93,6 +112,7 @@ def test_the_report_counts_what_lies_in_the_rows(three):
     for report, first in zip(mixture.report(), (100_000, 200_000, 300_000), strict=True):
         assert report.tokens == ((ids >= first) & (ids < first + 100_000)).sum()
     assert len(ids) == mixture.tokens
+    assert mixture.row_lengths == [len(row.ids) for row in mixture]
     assert mixture.fullness == pytest.approx(len(ids) / (64 * len(mixture)))
 
 
@@ -128,6 +148,13 @@ def test_every_reading_is_whole_before_the_next_begins_and_in_a_new_order(three)
 def test_the_same_inputs_give_the_same_rows_and_another_seed_other_ones(three):
     prints = [build(config(SHARES, seed=seed), three).fingerprint() for seed in (0, 0, 1)]
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_the_fingerprint_is_computed_once(three, monkeypatch):
+    mixture = build(config(SHARES), three)
+    first = mixture.fingerprint()
+    monkeypatch.setattr(Mixture, "__getitem__", lambda *_: pytest.fail("rows were read again"))
+    assert mixture.summary()["fingerprint"] == mixture.fingerprint() == first
 
 
 def test_what_is_read_of_a_source_does_not_depend_on_its_neighbours(three):
@@ -268,6 +295,14 @@ def test_a_realised_mixture_reads_training_documents_only(workspace, tiny_tokeni
     assert all(document.text.split()[0] in text for document in training)
     assert not any(document.text.split()[0] in text for document in heldout)
     assert mixture.summary()["fingerprint"] == realise(workspace, settings, tiny_tokenizer).fingerprint()
+
+
+def test_a_realised_mixture_has_the_bos_of_its_tokenizer(workspace, tiny_tokenizer_folder, tmp_path):
+    tokenizer = with_template(tiny_tokenizer_folder, tmp_path / "bos", "<bos> $A")
+    corpus(workspace, tokenizer, tmp_path)
+    mixture = realise(workspace, config({"birds": 1}, domain="birds"), tokenizer)
+    for row in mixture:
+        assert ((row.ids == tokenizer.bos_id) == (row.positions == 0)).all()
 
 
 def test_validation_documents_are_a_tenth_and_are_kept_out(workspace, tiny_tokenizer, tmp_path):

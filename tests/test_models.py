@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from mixcpt import modelstore
 from mixcpt.config import AdapterConfig, ModelConfig
 from mixcpt.errors import BadConfig, BadFile, Interrupted, Unavailable
+from mixcpt.estimate import shape_of
 from mixcpt.lssd import Head
 from mixcpt.models import (
     attach_adapter,
@@ -238,7 +240,7 @@ def test_folder_is_used_where_it_lies(workspace: Workspace, llama: Path) -> None
 
 @pytest.mark.parametrize("name", ["./missing/model", "/missing", "~/missing/model", "a/b/c"])
 def test_missing_folder_is_refused(workspace: Workspace, name: str) -> None:
-    with pytest.raises(BadFile, match="no model folder"):
+    with pytest.raises(BadFile, match=f"no model folder at {re.escape(str(Path(name).expanduser().absolute()))}: "):
         ensure_model(workspace, name)
 
 
@@ -430,3 +432,13 @@ def test_head_that_misses_something_is_refused(family: str, dtype: torch.dtype) 
 def test_head_holds_on_the_quantised_and_adapted_model(llama: Path) -> None:
     model = attach_adapter(load_base(llama, "cpu", "nf4"), AdapterConfig(), 0)
     verify_head(model, output_head(model))
+
+
+def test_what_nf4_does_not_quantise_is_fp32(tiny_model_folder: Path) -> None:
+    """The estimate of memory counts on it."""
+    plain = [
+        p for p in load_base(tiny_model_folder, "cpu", "nf4").parameters() if getattr(p, "quant_state", None) is None
+    ]
+    shape = shape_of(tiny_model_folder)
+    assert {p.dtype for p in plain} == {torch.float32}
+    assert sum(p.numel() for p in plain) == shape.other

@@ -7,14 +7,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import PROSE
 from in_process import InProcess, write_prose
 
-from mixcpt import doctor, recipes
-from mixcpt.config import Recipe, override, validate
-from mixcpt.corpus import corpus_names
+from mixcpt import doctor, models, recipes
+from mixcpt.config import CorpusSpec, Recipe, override, validate
+from mixcpt.corpus import corpus_names, ingest_records
 from mixcpt.errors import BadConfig, BadFile, BadInput, MixcptError, TooLittle
 from mixcpt.jobs import Job, Jobs
+from mixcpt.records import Record
 from mixcpt.runs import Run, Runs
+from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace, read_json
 
 
@@ -237,3 +240,97 @@ def test_a_failed_job_is_an_error_with_its_sentence(small_corpora: Workspace, ti
         recipes.finish(small_corpora, jobs, stand_in, lambda job: seen.append(job.state))
     assert seen == ["failed"] and run.state(Jobs(small_corpora)) == "failed"
     assert jobs[0].status.pid == os.getpid()
+
+
+def test_resume_waits_for_what_has_started_meanwhile(
+    workspace: Workspace, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A supervisor may be quicker than we are, and what waits for a paused job was never stopped."""
+    run, (train, ask) = queued(workspace, tiny_model_folder, **{"cpt.evaluation.tasks": ["general"]})
+    Jobs(workspace).request_pause(train)
+    requeue = Jobs.requeue
+
+    def at_once(jobs: Jobs, job: Job) -> Job:
+        requeue(jobs, job)
+        job.update(state="running")
+        return job
+
+    monkeypatch.setattr(Jobs, "requeue", at_once)
+    assert recipes.resume(workspace, run) == [train, ask]
+
+
+def test_tuning_is_done_anew_for_another_seed_text_or_precision(
+    small_corpora: Workspace, tiny_model_folder: Path, tiny_tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = recipe(tiny_model_folder, tune=TUNE, seeds=[3])
+    asked = recipes._question(small_corpora, tiny)
+    assert recipes._question(small_corpora, tiny) == asked
+    assert recipes._question(small_corpora, override(tiny, {"seeds": [4]})) != asked
+    assert recipes._question(small_corpora, override(tiny, {"seeds": [3, 4]})) == asked
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "resolve", lambda config, workspace: ("cpu", "bf16"))
+        assert recipes._question(small_corpora, tiny) != asked
+    records = [Record(kind="documents", text=PROSE.format(f"town {place}"), file="test") for place in range(40)]
+    ingest_records(small_corpora, "world", records, files=[], tokenizer=tiny_tokenizer, replace=True)
+    assert recipes._question(small_corpora, tiny) != asked
+
+
+def test_a_corpus_made_otherwise_than_the_recipe_says_is_refused(
+    workspace: Workspace, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    write_prose(tmp_path / "a.jsonl", range(40))
+    stand_in: Any = InProcess(workspace)
+
+    def make(**spec: Any) -> None:
+        tiny = recipe(tiny_model_folder, corpora=[{"name": "field", "files": ["a.jsonl"]} | spec])
+        recipes.ingest(workspace, tiny, tmp_path, stand_in, lambda job: None)
+
+    make()
+    make(split="of no account for files")
+    assert len(Jobs(workspace).all()) == 1
+    with pytest.raises(BadConfig, match=r"'field' is there already.*\(other limit\).*`mixcpt corpus remove field`"):
+        make(limit=30)
+    with pytest.raises(BadConfig, match=r"other files, hub, hub_dir"):
+        make(files=[], hub="a/b", hub_dir="python")
+    assert len(Jobs(workspace).all()) == 1
+
+
+def test_a_model_folder_is_found_beside_the_recipe_then_where_we_are(
+    workspace: Workspace, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, here = tmp_path / "beside", tmp_path / "here"
+    for folder in (beside / "both", here / "both", here / "only-here", here / "smollm2-135m"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert recipes.find_model("./both", beside) == str(beside / "both")
+    assert recipes.find_model("only-here", beside) == str(here / "only-here")
+    assert recipes.find_model("smollm2-135m", beside) == "smollm2-135m"
+    assert recipes.find_model("org/name", beside) == "org/name"
+    tiny = override(recipe(tiny_model_folder, tune=TUNE), {"cpt.model.name": "./both"})
+    tiny = override(tiny, {"arms": [{"name": "a", "set": {"model.name": "only-here"}}]})
+    tiny = override(tiny, {"tune.groups": {"ce": {"model.name": "both"}}})
+    found = recipes.find_models(tiny, beside)
+    assert found.cpt.model.name == found.tune.groups["ce"]["model.name"] == str(beside / "both")  # type: ignore[union-attr]
+    assert found.arms[0].set["model.name"] == str(here / "only-here")
+    spec = CorpusSpec(name="c", files=["x.txt"])
+    assert recipes.submit_ingest(workspace, spec, beside, "both").payload["model"] == str(beside / "both")
+
+
+def test_a_recipe_carried_out_keeps_the_absolute_model(
+    small_corpora: Workspace, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "m").symlink_to(tiny_model_folder)
+    (run,) = do(small_corpora, override(recipe(tiny_model_folder), {"cpt.model.name": "./m"}), tmp_path).runs
+    assert run.config.model.name == str(tmp_path / "m") and run.state(Jobs(small_corpora)) == "done"
+
+
+def test_only_free_memory_of_the_gpu_counts(
+    workspace: Workspace, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = SimpleNamespace(memory_gb=141.0, memory_free_gb=0.001)
+    monkeypatch.setattr(doctor, "machine", lambda workspace: SimpleNamespace(cuda=gpu))
+    monkeypatch.setattr(models, "resolve", lambda config, workspace: ("cuda", "bf16"))
+    with pytest.raises(TooLittle, match=r"0\.0 GB are free"):
+        recipes.estimate_stage(workspace, recipe(tiny_model_folder).cpt)
+    gpu.memory_free_gb = 100.0
+    recipes.estimate_stage(workspace, recipe(tiny_model_folder).cpt)

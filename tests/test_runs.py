@@ -1,5 +1,6 @@
 """Tests for the run store: what is on disk is whole, or is recognised as unfinished."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,18 @@ def test_an_ambiguous_beginning_names_its_runs(runs: Runs, run: Run) -> None:
     assert run.id in str(caught.value) and other.id in str(caught.value)
 
 
+def test_a_half_copied_folder_is_no_run(runs: Runs, run: Run) -> None:
+    copy = runs.workspace.runs / "cpt-copy"
+    copy.mkdir()
+    (copy / "config.yaml").write_bytes((run.folder / "config.yaml").read_bytes())
+    (runs.workspace.runs / "notes.txt").touch()
+    assert [run.id for run in runs.all()] == [run.id]
+    with pytest.raises(NotFound):
+        runs.get("cpt-copy")
+
+
 def test_a_whole_id_wins_over_longer_ones(runs: Runs, run: Run) -> None:
-    run.folder.with_name(run.id + "0").mkdir()
+    shutil.copytree(run.folder, run.folder.with_name(run.id + "0"))
     assert runs.get(run.id).id == run.id
 
 
@@ -178,6 +189,7 @@ def test_runs_of_all_stages_are_listed_by_time(runs: Runs) -> None:
     ids = ["sft-20260101-000000-aaaaaa", "cpt-20260102-000000-aaaaaa", "dpo-20260103-000000-aaaaaa"]
     for id in reversed(ids):
         (runs.workspace.runs / id).mkdir()
+        (runs.workspace.runs / id / "run.json").touch()
     assert [run.id for run in runs.all()] == ids
 
 

@@ -349,8 +349,10 @@ class _Hub:
         if not self.works:
             raise ConnectionError("Name or service not known\nand more")
 
-    def load_dataset(self, name: str, config: str | None, split: str, streaming: bool) -> list[dict[str, str]]:
-        assert (name, config, split, streaming) == ("some/set", "en", "train", True)
+    def load_dataset(
+        self, name: str, config: str | None, data_dir: str | None, split: str, streaming: bool
+    ) -> list[dict[str, str]]:
+        assert (name, config, data_dir, split, streaming) == ("some/set", "en", "python", "train", True)
         return [{"text": letter} for letter in "abcd"]
 
     def HfApi(self) -> "_Hub":
@@ -370,7 +372,8 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
     monkeypatch.setitem(sys.modules, "datasets", _Hub(works))
     monkeypatch.setitem(sys.modules, "huggingface_hub", _Hub(works))
     if works:
-        found = [item for item in select(read_hub("some/set", config="en"), limit=2) if isinstance(item, Record)]
+        rows = read_hub("some/set", config="en", directory="python")
+        found = [item for item in select(rows, limit=2) if isinstance(item, Record)]
         assert [(record.text, record.line) for record in found] == [("a", 1), ("b", 2)]
     else:
         with pytest.raises(Unavailable, match=r"'some/set' .*\(Name or service not known\): check its name"):

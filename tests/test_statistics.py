@@ -1,9 +1,12 @@
 """Intervals against worked cases, tables and scipy."""
 
+import tracemalloc
+
 import pytest
 from scipy import stats
 
-from mixcpt.statistics import paired_interval, seed_interval, share_interval
+from mixcpt import statistics
+from mixcpt.statistics import grouped_share_interval, paired_interval, seed_interval, share_interval
 
 
 def test_wilson_of_8_in_10_worked_by_hand() -> None:
@@ -64,6 +67,33 @@ def test_a_paired_interval_covers_what_the_normal_one_covers() -> None:
     low, high = paired_interval(before, after)
     assert low == pytest.approx(0.2 - 0.1176, abs=0.015) and high == pytest.approx(0.2 + 0.1176, abs=0.015)
     assert paired_interval(before, after) == (low, high), "the same answers must give the same interval"
+
+
+def test_many_items_are_drawn_in_blocks_that_do_not_move_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [number % 3 % 2 for number in range(10_000)]
+    tracemalloc.start()
+    whole = paired_interval([0] * 10_000, answers, draws=1000)  # 80 MB a matrix at once
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
+    monkeypatch.setattr(statistics, "_BLOCK", 70_000)  # blocks of seven draws, the last one shorter
+    assert paired_interval([0] * 10_000, answers, draws=1000) == whole
+
+
+def test_grouped_items_count_as_their_groups() -> None:
+    """40 facts, half of them known, four questions each: as wide as 40 items, twice as wide as 160."""
+    groups = [fact for fact in range(40) for _ in range(4)]
+    correct = [float(fact % 2) for fact in groups]
+    low, high = grouped_share_interval(correct, groups)
+    few, many = share_interval(20, 40), share_interval(80, 160)
+    assert high - low == pytest.approx(few[1] - few[0], rel=0.1)
+    assert high - low > 1.8 * (many[1] - many[0])
+
+
+def test_groups_without_any_spread_have_an_interval_all_the_same() -> None:
+    """A bootstrap would be sure of 100 % after two facts."""
+    assert grouped_share_interval([1.0] * 8, [0] * 4 + [1] * 4) == share_interval(2, 2)
+    assert grouped_share_interval([0.0] * 6, [0, 0, 1, 1, 2, 2]) == share_interval(0, 3)
 
 
 @pytest.mark.parametrize(("before", "after"), [([1, 0], [1]), ([], [])])

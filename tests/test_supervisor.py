@@ -15,7 +15,7 @@ import pytest
 
 from mixcpt.jobs import Job, Jobs
 from mixcpt.processes import find_process, kill_leftovers, lease, lease_holder
-from mixcpt.supervisor import Supervisor
+from mixcpt.supervisor import Supervisor, _environment
 from mixcpt.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent
@@ -41,7 +41,7 @@ def supervisor(jobs: Jobs) -> Iterator[Supervisor]:
     supervisor.run_until([job.id for job in jobs.all()], poll=POLL)
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -133,15 +133,79 @@ def test_children_of_a_killed_worker_are_killed_too(jobs: Jobs, supervisor: Supe
     until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_a_worker_that_does_not_listen_is_killed_after_the_grace(jobs: Jobs, tmp_path: Path) -> None:
-    supervisor = Supervisor(jobs.workspace, handlers=FAKE, cancel_grace=0.2)
+@pytest.fixture
+def deaf(jobs: Jobs, supervisor: Supervisor, tmp_path: Path) -> Job:
+    """A job whose worker was asked to cancel two minutes ago, and does not listen."""
     note = tmp_path / "pid"
     job = submit(jobs, "spawn", pid_file=str(note))
     supervisor.step()
     until(note.exists)
     jobs.request_cancel(job)
+    age(job.request, 120)
+    return job
+
+
+def age(file: Path, seconds: float) -> None:
+    """Let the file be that old."""
+    then = time.time() - seconds
+    os.utime(file, (then, then))
+
+
+def test_a_worker_that_does_not_listen_has_time_while_its_heart_beats(supervisor: Supervisor, deaf: Job) -> None:
+    worker = psutil.Process(deaf.status.pid)
+    supervisor.step()
+    with pytest.raises(AssertionError, match="waited in vain"):
+        until(lambda: worker.status() == psutil.STATUS_ZOMBIE, 0.5)
+    supervisor.step()
+    assert deaf.state == "running"
+    age(deaf.request, 1000)
+    supervisor.step()
+    until(lambda: worker.status() == psutil.STATUS_ZOMBIE)
+    supervisor.run_until([deaf.id], poll=POLL)
+    assert deaf.state == "cancelled"
+    assert "was ended because it did not stop when asked" in deaf.status.message
+
+
+def test_a_worker_that_does_not_listen_is_killed_when_its_heart_stands_still(supervisor: Supervisor, deaf: Job) -> None:
+    worker = psutil.Process(deaf.status.pid)
+    worker.suspend()
+    until(lambda: worker.status() == psutil.STATUS_STOPPED)
+    age(deaf.heartbeat, 120)
+    supervisor.step()
+    until(lambda: worker.status() == psutil.STATUS_ZOMBIE)
+    supervisor.run_until([deaf.id], poll=POLL)
+    assert deaf.state == "cancelled" and "did not stop when asked" in deaf.status.message
+
+
+def test_the_end_of_an_earlier_attempt_is_not_that_of_the_next(jobs: Jobs, supervisor: Supervisor) -> None:
+    job = submit(jobs, "wait")
+    first = psutil.Process(started(supervisor, job))
+    jobs.request_pause(job)
+    until(lambda: first.status() == psutil.STATUS_ZOMBIE)  # ended, and `supervisor` does not know it yet
+    jobs.requeue(job)
+    other = Supervisor(jobs.workspace, handlers=FAKE)
+    second = started(other, job)
+    supervisor.step()
+    assert (job.state, job.status.pid) == ("running", second)
+    go(jobs)
+    other.run_until([job.id], poll=POLL)
+    assert (job.state, job.status.message, job.status.attempt) == ("done", "went", 2)
+
+
+def test_a_stray_folder_stops_no_step(jobs: Jobs, supervisor: Supervisor) -> None:
+    (jobs.workspace.jobs / "job-copy").mkdir()
+    job = submit(jobs, "note")
     supervisor.run_until([job.id], poll=POLL)
-    assert job.state == "cancelled"
+    assert job.state == "done"
+
+
+@pytest.mark.parametrize(("here", "there"), [(None, "0"), ("2,3", "2"), ("GPU-8a, 1", "GPU-8a"), ("1", "1"), ("", "")])
+def test_a_worker_sees_one_gpu(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, here: str | None, there: str) -> None:
+    if here is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", here)
+    assert _environment(jobs.workspace)["CUDA_VISIBLE_DEVICES"] == there
 
 
 def test_a_session_whose_number_was_given_away_is_spared() -> None:

@@ -2,11 +2,15 @@
 
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 
+import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from mixcpt.errors import BadInput
 from mixcpt.tokens import TextTokenizer
@@ -17,6 +21,17 @@ def variant(folder, target, **settings):
     shutil.copytree(folder, target)
     (target / "tokenizer_config.json").write_text(json.dumps(settings))
     return target
+
+
+def with_template(folder: Path, target: Path, template: str, bos: str = "<bos>") -> TextTokenizer:
+    """The tokenizer of the folder with special tokens put around every text, as Gemma's and Llama's do."""
+    shutil.copytree(folder, target)
+    tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
+    tokenizer.add_special_tokens([bos])
+    special = [(token, tokenizer.token_to_id(token)) for token in {bos, "<eos>"}]
+    tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=special)
+    tokenizer.save(str(target / "tokenizer.json"))
+    return TextTokenizer.from_folder(target)
 
 
 def test_a_byte_is_a_token_and_no_end_token_is_added(tiny_tokenizer):
@@ -113,3 +128,23 @@ def test_another_end_token_is_another_fingerprint(tiny_tokenizer_folder, tmp_pat
     """A base and its chat version often share tokenizer.json; ids kept on disk for one must not serve the other."""
     other = variant(tiny_tokenizer_folder, tmp_path / "t", eos_token="a")
     assert TextTokenizer.from_folder(other).fingerprint != TextTokenizer.from_folder(tiny_tokenizer_folder).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("template", "bos"), [("<bos> $A", 257), ("<bos> $A <eos>", 257), ("$A <eos>", None), ("$A", None)]
+)
+def test_the_bos_is_what_the_tokenizer_itself_puts_first(tiny_tokenizer_folder, tmp_path, template, bos):
+    tokenizer = with_template(tiny_tokenizer_folder, tmp_path / "t", template)
+    assert tokenizer.bos_id == bos
+    assert tokenizer.opening.tolist() == ([] if bos is None else [bos]) and tokenizer.opening.dtype == np.int32
+    assert len(tokenizer.encode(["abc"])[0]) == len(tokenizer.encode_with_offsets("abc")[0]) == 3
+
+
+def test_only_a_bos_is_added_to_the_fingerprint(tiny_tokenizer_folder, tiny_tokenizer, tmp_path):
+    """What was kept on disk for tokenizers without one stays good."""
+    content = (tiny_tokenizer_folder / "tokenizer.json").read_bytes()
+    assert tiny_tokenizer.bos_id is None
+    assert tiny_tokenizer.fingerprint == hashlib.sha256(content + b"256").hexdigest()[:16]
+    other = with_template(tiny_tokenizer_folder, tmp_path / "t", "<bos> $A")
+    content = (tmp_path / "t" / "tokenizer.json").read_bytes()
+    assert other.fingerprint == hashlib.sha256(content + b"256|257").hexdigest()[:16]

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,13 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from mixcpt import models
 from mixcpt.config import Stage, override, validate
-from mixcpt.errors import Diverged, Interrupted
-from mixcpt.mixture import realise
+from mixcpt.doctor import Machine
+from mixcpt.errors import BadInput, Diverged, Interrupted, Unavailable
+from mixcpt.mixture import Mixture, realise
 from mixcpt.runs import Run, Runs
 from mixcpt.tokens import TextTokenizer
-from mixcpt.training import collate, train
-from mixcpt.workspace import Workspace
+from mixcpt.training import collate, is_whole, mark_complete, peak_memory, train
+from mixcpt.workspace import Workspace, read_json, write_json
 
 
 def stage(model: Path, **changes: Any) -> Stage:
@@ -211,11 +213,144 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
             next(p for name, p in model.named_parameters() if "lora_B" in name).fill_(math.nan)
 
     run = new_run(small_corpora, stage(tiny_model_folder))
-    with pytest.raises(Diverged, match=r"became nan at step 5: lower the learning rate \(0\.005\)"):
+    with pytest.raises(Diverged, match=r"^The loss became nan at step 5: start again .* \(now 0\.005\); the") as caught:
         train(small_corpora, run, say=quiet, callbacks=(At(4, poison),))
+    assert "resume" not in str(caught.value)
     assert [checkpoint.name for checkpoint in run.checkpoints()] == ["checkpoint-3"]
     weights = load_file(run.checkpoints()[-1] / "adapter_model.safetensors")
     assert all(torch.isfinite(weight).all() for weight in weights.values())
+
+
+def test_a_gradient_that_is_no_number_never_reaches_the_weights(
+    small_corpora: Workspace, tiny_model_folder: Path
+) -> None:
+    """The loss is finite, so only the gradient tells."""
+    caught: dict[str, Any] = {}
+
+    def poison(model: PeftModel, **_: Any) -> None:
+        caught["model"] = model
+        weight = next(p for name, p in model.named_parameters() if "lora_B" in name)
+        weight.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[no-untyped-call]
+
+    run = new_run(small_corpora, stage(tiny_model_folder))
+    with pytest.raises(Diverged, match=r"^The gradient became nan at step 5: start again with a lower learning rate"):
+        train(small_corpora, run, say=quiet, callbacks=(At(4, poison),))
+    assert all(torch.isfinite(p).all() for p in caught["model"].parameters())
+    assert run.losses()[-1]["step"] == 4
+
+
+def interrupted_run(workspace: Workspace, config: Stage, step: int) -> Run:
+    run = new_run(workspace, config)
+
+    def check() -> None:
+        if len(run.losses()) == step:
+            raise Interrupted("stop")
+
+    with pytest.raises(Interrupted):
+        train(workspace, run, check=check, say=quiet)
+    return run
+
+
+def test_a_run_goes_on_only_with_what_it_began_with(
+    small_corpora: Workspace, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder, folder)
+    run = interrupted_run(small_corpora, stage(folder, model__precision="auto", model__device="auto"), 2)
+    begun = read_json(run.folder / "started.json")
+    assert begun.keys() == {"mixture", "model", "device", "precision"}
+
+    remedy = rf"changed since run {run.id} began, so it cannot go on: start again with `mixcpt rerun {run.id}`"
+    with monkeypatch.context() as patch, pytest.raises(BadInput, match=f"^The mixture {remedy}"):
+        patch.setattr(Mixture, "fingerprint", lambda _: "another")
+        train(small_corpora, run, say=quiet)
+    explicit = Run(run.folder)
+    other = "fp32" if begun["precision"] == "bf16" else "bf16"
+    explicit.config = override(run.config, {"model.precision": other})
+    with pytest.raises(BadInput, match=f"^The precision {remedy}"):
+        train(small_corpora, explicit, say=quiet)
+    whole = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(whole + " ")
+    with pytest.raises(BadInput, match=f"^The model {remedy}"):
+        train(small_corpora, run, say=quiet)
+    (folder / "config.json").write_text(whole)
+
+    # Timings on a busy machine may now speak for the other precision: auto stays what it was.
+    monkeypatch.setattr(Machine, "cpu_precision", other)
+    assert train(small_corpora, run, say=quiet)["precision"] == begun["precision"]
+    assert read_json(run.folder / "started.json") == begun
+
+
+def test_a_run_that_began_on_a_gpu_does_not_go_on_without_one(
+    small_corpora: Workspace, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = interrupted_run(small_corpora, stage(tiny_model_folder, model__device="auto"), 1)
+    write_json(run.folder / "started.json", read_json(run.folder / "started.json") | {"device": "cuda"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Unavailable, match=rf"began on cuda in fp32, which cannot be had now .*mixcpt rerun {run.id}"):
+        train(small_corpora, run, say=quiet)
+
+
+def test_times_after_a_resume_are_those_of_the_whole_run(small_corpora: Workspace, tiny_model_folder: Path) -> None:
+    run = interrupted_run(small_corpora, stage(tiny_model_folder, measures__every_steps=2), 7)
+    slow = 1000.0
+    for record in run.losses()[:1] + run.curve()[:1]:  # what a resumed process cannot know of itself
+        run.append(record | {"seconds": slow})
+    results = train(small_corpora, run, say=quiet)
+    assert all(point["seconds"] > 0 for point in run.curve())
+    training, measuring = (sum(record["seconds"] for record in records) for records in (run.losses(), run.curve()))
+    assert training > slow and measuring > slow
+    assert results["seconds"] == pytest.approx(training + measuring, abs=0.06)
+    assert results["measure_share"] == pytest.approx(measuring / (training + measuring), abs=0.001)
+
+
+def test_an_adapter_appears_whole_or_not_at_all(
+    small_corpora: Workspace, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(small_corpora, stage(tiny_model_folder, mixture__budget_tokens=600))
+    save = PeftModel.save_pretrained
+
+    def torn(self: PeftModel, folder: str, **options: Any) -> None:
+        save(self, folder, **options)
+        if "checkpoint" not in folder:
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(PeftModel, "save_pretrained", torn)
+    with pytest.raises(OSError, match="the disk is full"):
+        train(small_corpora, run, say=quiet)
+    assert not run.adapter.exists()
+
+
+def test_tokens_are_counted_by_step(small_corpora: Workspace, tiny_model_folder: Path) -> None:
+    """Three rows a step; the last step has what is left."""
+    config = stage(tiny_model_folder, training__rows_per_step=3, training__rows_at_once=3, mixture__budget_tokens=900)
+    run = new_run(small_corpora, config)
+    train(small_corpora, run, say=quiet)
+    lengths = [
+        len(row.ids) for row in realise(small_corpora, config.mixture, TextTokenizer.from_folder(tiny_model_folder))
+    ]
+    assert len(lengths) % 3
+    wanted = [sum(lengths[:end]) for end in range(3, len(lengths) + 3, 3)]
+    assert [record["tokens"] for record in run.losses()] == wanted
+
+
+def test_a_checkpoint_with_a_subfolder_is_whole_while_its_files_are(tmp_path: Path) -> None:
+    inner = tmp_path / "states" / "rank-0.bin"
+    inner.parent.mkdir()
+    inner.write_bytes(b"1234")
+    (tmp_path / "adapter.bin").write_bytes(b"12")
+    mark_complete(tmp_path)
+    assert read_json(tmp_path / "complete.json")["files"] == {"adapter.bin": 2, "states/rank-0.bin": 4}
+    assert is_whole(tmp_path)
+    inner.write_bytes(b"123")
+    assert not is_whole(tmp_path)
+
+
+def test_memory_on_the_cpu_is_the_process_also_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
+    assert peak_memory(torch.device("cpu")) > 50_000_000
+    assert peak_memory(torch.device("cuda")) == 7
 
 
 def test_a_cancelled_run_saves_where_it_is_and_goes_on_from_there(

@@ -1,6 +1,7 @@
 """Tests for the worker: how every kind of end becomes a state and a sentence."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def context_of(jobs: Jobs, do: str, kind: str = "ingest") -> JobContext:
     return JobContext(jobs.workspace, job)
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -206,3 +207,34 @@ def test_an_ingest_job_filters_a_hub_data_set(jobs: Jobs, asked: Asked, monkeypa
     monkeypatch.setattr("mixcpt.sources.read_hub", read_hub)
     job = ingest(jobs, CorpusSpec(name="wiki", hub="a/b", hub_config="en", limit=2, where={"part": "1"}))
     assert (job.state, asked["what"], configs) == ("done", [rows[1], rows[3]], ["en"])
+
+
+# What workers run on: scripts/setup.sh, with a Python that is played
+
+
+def set_up(folder: Path, venv_code: int) -> "subprocess.CompletedProcess[str]":
+    """Run the script in `folder` with a Python that makes .venv without pip and then ends with this code."""
+    (folder / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "setup.sh", folder / "scripts")
+    python = folder / "python"
+    made = f"mkdir -p .venv/bin; touch .venv/made; echo 'exit 1' > .venv/bin/python; exit {venv_code}"
+    python.write_text(f'#!/bin/sh\ncase "$*" in *venv*) {made};; esac\n')
+    python.chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], "PYTHON": str(python)}
+    script = str(folder / "scripts" / "setup.sh")
+    return subprocess.run(["bash", script], capture_output=True, text=True, env=environment, timeout=60)
+
+
+def test_a_failed_environment_leaves_nothing_half_made(tmp_path: Path) -> None:
+    result = set_up(tmp_path, venv_code=1)
+    assert result.returncode == 1 and "apt install python3-venv" in result.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_an_environment_without_pip_is_made_anew(tmp_path: Path) -> None:
+    left = tmp_path / ".venv" / "bin" / "python"
+    left.parent.mkdir(parents=True)
+    left.write_text("#!/bin/sh\necho No module named pip >&2; exit 1\n")
+    left.chmod(0o755)
+    set_up(tmp_path, venv_code=0)
+    assert (tmp_path / ".venv" / "made").exists()

@@ -8,6 +8,7 @@ Sources named `builtin/...` are made into corpora of the workspace the first tim
     builtin/general         held-out general prose: only ever measured, never trained on
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from importlib.resources import files
@@ -18,7 +19,7 @@ from mixcpt.corpus import Corpus, corpus_names, ingest_records
 from mixcpt.errors import NotFound
 from mixcpt.records import Message, Record
 from mixcpt.tokens import TextTokenizer
-from mixcpt.workspace import Workspace, locked
+from mixcpt.workspace import Workspace, locked, read_json, write_json
 
 HELDOUT_INSTRUCTIONS = 50
 
@@ -119,6 +120,24 @@ def _heldout(source: str) -> set[str] | None:
     return None
 
 
+def _origin(records: list[Record], heldout: set[str] | None) -> str:
+    """A hash of what a built-in corpus is made of: its records, and what is held out."""
+    lines = [record.to_json() for record in records] + [f"heldout {name}" for name in sorted(heldout or ())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def fingerprint(workspace: Workspace, name: str) -> str:
+    """What changes when the text of a mixture's source does; of a built-in one, without making its corpus.
+
+    Raises:
+        NotFound: no such source, with what there is.
+    """
+    require_source(workspace, name)
+    if name.startswith("builtin/"):
+        return _origin(SOURCES[name](), _heldout(name))
+    return Corpus.open(workspace, name).manifest.fingerprint
+
+
 def require_source(workspace: Workspace, name: str) -> None:
     """Raises NotFound, with what there is, when `name` is neither a built-in source nor a corpus of the workspace."""
     if not name.startswith("builtin/"):
@@ -128,7 +147,7 @@ def require_source(workspace: Workspace, name: str) -> None:
 
 
 def open_source(workspace: Workspace, name: str, tokenizer: TextTokenizer) -> Corpus:
-    """The corpus of a mixture's source; a built-in one is made when the workspace does not have it yet.
+    """The corpus of a mixture's source; a built-in one is made when the workspace does not have it as it ships now.
 
     Raises:
         NotFound: no such corpus, with what there is.
@@ -138,7 +157,11 @@ def open_source(workspace: Workspace, name: str, tokenizer: TextTokenizer) -> Co
         return Corpus.open(workspace, name)
     corpus_name = name.replace("/", "-")
     with locked(workspace.corpora / f".{corpus_name}.lock"):
-        if corpus_name not in corpus_names(workspace):
-            records, heldout = SOURCES[name](), _heldout(name)
-            ingest_records(workspace, corpus_name, records, files=[], heldout_ids=heldout, tokenizer=tokenizer)
+        records, heldout = SOURCES[name](), _heldout(name)
+        kept, origin = workspace.corpora / corpus_name / "origin.json", {"records": _origin(records, heldout)}
+        there = corpus_name in corpus_names(workspace) and kept.exists() and read_json(kept) == origin
+        if not there:
+            options: dict[str, Any] = {"files": [], "heldout_ids": heldout, "tokenizer": tokenizer, "replace": True}
+            ingest_records(workspace, corpus_name, records, **options)
+            write_json(kept, origin)
     return Corpus.open(workspace, corpus_name)
