@@ -125,7 +125,9 @@ class MixTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        mark_complete(Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}")
+        checkpoint = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        (checkpoint / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
+        mark_complete(checkpoint)
 
 
 def mark_complete(checkpoint: Path) -> None:
