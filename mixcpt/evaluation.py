@@ -194,8 +194,7 @@ def evaluate(
     from transformers import AutoTokenizer
 
     from mixcpt import models
-    from mixcpt.measures import evaluating
-    from mixcpt.teacher import teacher_mode
+    from mixcpt.teacher import evaluating, teacher_mode
 
     sets = question_sets(run.config.evaluation)
     folder = models.ensure_model(workspace, run.config.model.name)

@@ -12,13 +12,7 @@ from torch import Tensor, nn
 
 from mixcpt.errors import Unavailable
 from mixcpt.lssd import Head
-from mixcpt.teacher import base_of
-
-
-def body(model: nn.Module) -> nn.Module:
-    """The decoder: the module whose first output is the final hidden states [batch, tokens, d], already normed."""
-    decoder: nn.Module = base_of(model).get_decoder()  # type: ignore[no-untyped-call]
-    return decoder
+from mixcpt.teacher import base_of, body
 
 
 def output_head(model: nn.Module) -> Head:

@@ -22,7 +22,7 @@ from mixcpt.corpus import Corpus, Side
 from mixcpt.lssd import Head, token_losses
 from mixcpt.mixture import text_of, validation_documents
 from mixcpt.packing import Row, build_row, cut, pack
-from mixcpt.teacher import final_hidden, teacher_mode
+from mixcpt.teacher import evaluating, final_hidden, teacher_mode
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
 
@@ -153,19 +153,6 @@ def hidden(model: nn.Module, row: Row) -> Tensor:
     device = next(model.parameters()).device
     ids, positions = (torch.from_numpy(array).long().unsqueeze(0).to(device) for array in (row.ids, row.positions))
     return final_hidden(model, ids, positions)
-
-
-class evaluating:
-    """Within the block the model is in evaluation mode (no dropout); its mode is restored after."""
-
-    def __init__(self, model: nn.Module):
-        self.model, self.training = model, model.training
-
-    def __enter__(self) -> None:
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.model.train(self.training)
 
 
 def _join(parts: list[Sample]) -> Sample:

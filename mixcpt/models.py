@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from mixcpt.config import AdapterConfig, ModelConfig
 from mixcpt.doctor import cpu_precision, machine
 from mixcpt.errors import BadConfig, BadFile, Unavailable
-from mixcpt.heads import body, output_head, verify_head
+from mixcpt.heads import output_head, verify_head
 from mixcpt.lssd import Head
 from mixcpt.modelstore import BUILTIN_MODELS, BuiltinModel, ensure_model, model_fingerprint
 from mixcpt.workspace import Workspace
@@ -40,7 +40,6 @@ __all__ = [
     "BuiltinModel",
     "Head",
     "attach_adapter",
-    "body",
     "ensure_model",
     "frozen_digest",
     "load_adapter",

@@ -24,6 +24,12 @@ def base_of(model: nn.Module) -> PreTrainedModel:
     return base
 
 
+def body(model: nn.Module) -> nn.Module:
+    """The decoder: the module whose output holds the final hidden states [batch, tokens, width], already normed."""
+    decoder: nn.Module = base_of(model).get_decoder()  # type: ignore[no-untyped-call]
+    return decoder
+
+
 def final_hidden(model: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:
     """States after the final norm, [batch, tokens, width].
 
@@ -36,7 +42,7 @@ def final_hidden(model: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:
     def catch(_: nn.Module, __: Any, output: Any) -> None:
         caught.append(output.last_hidden_state)
 
-    handle = base_of(model).get_decoder().register_forward_hook(catch)  # type: ignore[no-untyped-call]
+    handle = body(model).register_forward_hook(catch)
     try:
         model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1)
     finally:
@@ -45,18 +51,26 @@ def final_hidden(model: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def teacher_mode(model: nn.Module) -> Iterator[None]:
-    """Within the block `model` is the frozen original: adapter off, no dropout, no gradient. All restored after."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the block `model` is in evaluation mode (no dropout); the mode of every module is restored after."""
     training = [module for module in model.modules() if module.training]
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    adapter_off = model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext()
     model.eval()
     try:
-        with torch.no_grad(), adapter_off:
-            yield
+        yield
     finally:
         for module in training:
             module.training = True
+
+
+@contextlib.contextmanager
+def teacher_mode(model: nn.Module) -> Iterator[None]:
+    """Within the block `model` is the frozen original: adapter off, no dropout, no gradient. All restored after."""
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    adapter_off = model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext()
+    try:
+        with evaluating(model), torch.no_grad(), adapter_off:
+            yield
+    finally:
         for parameter in frozen:  # PEFT makes every adapter trainable when it is switched on again
             parameter.requires_grad = False
 

@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM
 from mixcpt import models
 from mixcpt.config import AdapterConfig, MeasureConfig, MixtureConfig, SourceShare
 from mixcpt.corpus import Corpus, ingest_records
-from mixcpt.measures import Measures, Sample, bits_by_piece, bits_per_byte, evaluating, sample
+from mixcpt.measures import Measures, Sample, bits_by_piece, bits_per_byte, sample
 from mixcpt.mixture import validation_documents
 from mixcpt.records import Record
+from mixcpt.teacher import evaluating
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
 
