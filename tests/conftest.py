@@ -51,6 +51,20 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "home")
 
 
+@pytest.fixture
+def studio(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """The workspace as that of the app, for AppTest; jobs stay queued, for no supervisor takes them."""
+    import streamlit
+
+    from mixcpt.supervisor import Supervisor
+
+    monkeypatch.setenv("MIXCPT_HOME", str(workspace.root))
+    monkeypatch.setattr(Supervisor, "start_thread", lambda self, poll=0.5: None)
+    streamlit.cache_resource.clear()
+    streamlit.cache_data.clear()
+    return workspace
+
+
 @pytest.fixture(scope="session")
 def tiny_model_folder(tiny_tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder: a random Llama of two layers over the byte tokenizer."""

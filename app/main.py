@@ -1,0 +1,31 @@
+"""The studio: `streamlit run app/main.py`, or `mixcpt app`. Frame and navigation; every page is a file of pages/."""
+
+import streamlit as st
+
+from app import show, state
+from mixcpt.errors import MixcptError
+
+st.set_page_config(page_title="Mix-CPT Studio", page_icon=":material/genetics:", layout="wide")
+
+PAGES = {
+    "": [st.Page("../pages/home.py", title="Home", icon=":material/home:", default=True)],
+    "Data": [
+        st.Page("../pages/corpora.py", title="Corpora", icon=":material/library_books:"),
+        st.Page("../pages/mixture.py", title="Mixture", icon=":material/blender:"),
+    ],
+    "Training": [
+        st.Page("../pages/launch.py", title="Launch", icon=":material/rocket_launch:"),
+        st.Page("../pages/runs.py", title="Runs", icon=":material/monitoring:"),
+    ],
+    "Findings": [
+        st.Page("../pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
+        st.Page("../pages/notebook.py", title="Notebook", icon=":material/menu_book:"),
+    ],
+}
+
+page = st.navigation(PAGES)
+state.supervisor()
+try:
+    page.run()
+except MixcptError as problem:  # whatever a page did not answer itself still ends in one clear sentence
+    show.error(problem)

@@ -1,0 +1,70 @@
+"""Drafts: runs that are being put together in the app. They lie on disk, so that a reload, a second tab or a restarted
+server finds what was typed; several people have a draft each.
+
+    drafts/<id>.json      a `Draft`, replaced atomically at every change
+"""
+
+from pydantic import Field
+
+from mixcpt.config import MixtureConfig, SourceShare, Stage
+from mixcpt.errors import NotFound
+from mixcpt.settings import Config, validate
+from mixcpt.workspace import Workspace, check_name, new_id, read_json, write_json
+
+
+class Guess(Config):
+    """What somebody expects of a run before it starts, in percent of the base's bits per byte.
+
+    `domain_gain` is positive when the field gets better, `forgetting` when general text gets worse.
+    """
+
+    domain_gain: float = Field(ge=-100, le=100)
+    forgetting: float = Field(ge=-100, le=1000)
+
+
+class Draft(Config):
+    """A run before its launch: where it will belong, what it will do, and what is expected of it."""
+
+    id: str
+    experiment: str = "my-experiment"
+    name: str = ""
+    tags: tuple[str, ...] = ()
+    stage: Stage
+    guess: Guess | None = None
+
+
+def default_stage() -> Stage:
+    """What a new draft begins with: the fictional atlas, mixed with general text, small enough for a processor."""
+    shares = [
+        SourceShare(source="builtin/atlas", share=60, domain=True),
+        SourceShare(source="builtin/replay", share=20),
+        SourceShare(source="builtin/instructions", share=12),
+        SourceShare(source="builtin/preferences", share=8),
+    ]
+    return Stage(mixture=MixtureConfig(sources=shares, budget_tokens=12_000))
+
+
+class Drafts:
+    """The drafts of a workspace."""
+
+    def __init__(self, workspace: Workspace):
+        self.folder = workspace.root / "drafts"
+
+    def create(self, stage: Stage | None = None, experiment: str = "my-experiment") -> Draft:
+        draft = Draft(id=new_id("draft"), stage=stage or default_stage(), experiment=experiment)
+        self.save(draft)
+        return draft
+
+    def get(self, id: str) -> Draft:
+        """Raises NotFound when there is no such draft, BadConfig when this version cannot read it."""
+        path = self.folder / f"{check_name(id, 'draft')}.json"
+        if not path.is_file():
+            raise NotFound(f"There is no draft {id!r} any more: begin a new one.")
+        return validate(Draft, read_json(path), f"draft {id}")
+
+    def save(self, draft: Draft) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / f"{check_name(draft.id, 'draft')}.json", draft.model_dump(mode="json"))
+
+    def delete(self, id: str) -> None:
+        (self.folder / f"{check_name(id, 'draft')}.json").unlink(missing_ok=True)
