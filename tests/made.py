@@ -26,20 +26,9 @@ def open_page(page: str, **query: str) -> AppTest:
 
 def texts(app: AppTest) -> str:
     """All that a page says in words, joined: for looking for a sentence wherever it stands."""
-    kinds = (
-        "title",
-        "header",
-        "subheader",
-        "markdown",
-        "caption",
-        "text",
-        "code",
-        "error",
-        "warning",
-        "info",
-        "success",
-    )
-    return "\n".join(str(element.value) for kind in kinds for element in app.get(kind))
+    kinds = "title header subheader markdown caption text code error warning info success"
+    elements: list[Any] = [element for kind in kinds.split() for element in app.get(kind)]
+    return "\n".join(str(element.value) for element in elements)
 
 
 def stage_of(**changes: Any) -> Stage:
