@@ -1,15 +1,15 @@
 # On a bare machine with python3 (3.11 to 3.13), venv and make: `make app` starts the studio, `make test` tests it.
 
 INSTALLED := .venv/.installed
-CODE := $(wildcard mixcpt app pages bench tests)
+CODE := app bench mixcpt pages scripts tests
 
-.PHONY: app test lint types format
+.PHONY: app test lint types format screenshots
 
 app: $(INSTALLED)
 	.venv/bin/mixcpt app
 
 test: $(INSTALLED)
-	.venv/bin/pytest
+	CHROMIUM=$$(bash scripts/chromium.sh) || true; export CHROMIUM; .venv/bin/pytest
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check $(CODE)
@@ -21,6 +21,9 @@ types: $(INSTALLED)
 format: $(INSTALLED)
 	.venv/bin/ruff check --fix $(CODE)
 	.venv/bin/ruff format $(CODE)
+
+screenshots: $(INSTALLED)
+	CHROMIUM=$$(bash scripts/chromium.sh) .venv/bin/python scripts/screenshots.py
 
 $(INSTALLED): requirements.txt pyproject.toml scripts/setup.sh
 	bash scripts/setup.sh
