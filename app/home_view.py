@@ -1,19 +1,154 @@
 """The cards of the home page."""
 
-import psutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import streamlit as st
 
 from app import show, state
 from app.words import ago, count, plain, signed
-from mixcpt import charts, compare, machine, recorded
-from mixcpt.config import Recipe, from_yaml
-from mixcpt.drafts import Drafts
-from mixcpt.errors import MixcptError
-from mixcpt.estimate import minutes
+from mixcpt import charts, recorded
+from mixcpt.compare import compare
+from mixcpt.corpus import corpus_names
+from mixcpt.drafts import Draft, Drafts, default_stage
+from mixcpt.errors import MixcptError, NotFound
 from mixcpt.launching import launch_draft
-from mixcpt.overview import RunSummary, overview
-from mixcpt.presets import QUICK
-from mixcpt.recipes import estimate_stage
+from mixcpt.overview import RunSummary
+from mixcpt.recipes import estimate_at_once
 from mixcpt.runs import Runs
+from mixcpt.workspace import new_id
 
-RUNS_PAGE, COMPARE_PAGE = "../pages/runs.py", "../pages/compare.py"
+CORPORA, MIXTURE, LAUNCH = "../pages/corpora.py", "../pages/mixture.py", "../pages/launch.py"
+RUNS, COMPARE, NOTEBOOK = "../pages/runs.py", "../pages/compare.py", "../pages/notebook.py"
+_RECENT = 5
+
+
+def recorded_experiment(runs: Sequence[RunSummary]) -> None:
+    """The recorded runs on the plane of gain against forgetting, and the way into them."""
+    mine = [run.id for run in runs if run.recorded]
+    with st.container(border=True):
+        st.subheader("An experiment to explore: does it forget?", anchor=False)
+        if not mine:
+            st.markdown("The recorded experiment was deleted from this workspace.")
+            if st.button("Bring it back", key="home_recorded", icon=":material/history:"):
+                recorded.add(state.workspace())
+                st.rerun()
+            return
+        st.markdown(
+            f"{len(mine)} real runs, recorded on two processor cores: the same small model learned the atlas of a "
+            "country that does not exist, each time in another way. **Higher** is more learned of the field, "
+            "**further right** is more general language forgotten."
+        )
+        show.chart(charts.plane(_rows(tuple(mine))), key="home_plane")
+        query = {"runs": ",".join(mine)}
+        st.page_link(COMPARE, label="Explore these runs", icon=":material/arrow_forward:", query_params=query)
+
+
+@st.cache_data(show_spinner=False, max_entries=4)
+def _rows(ids: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Recorded runs never change, so their ids are all that the rows depend on."""
+    runs = Runs(state.workspace())
+    return compare(runs.get(id) for id in ids)
+
+
+def quick_run() -> None:
+    """One click from nothing to a run of one's own."""
+    with st.container(border=True):
+        st.subheader("Your own first run", anchor=False)
+        st.markdown("Take the built-in model through the same atlas and watch what it learns and what it forgets.")
+        st.caption(_quick_needs())
+        if st.button("Start a quick run", key="home_quick", type="primary", icon=":material/play_arrow:"):
+            run = launch_draft(state.workspace(), _quick_draft())
+            st.switch_page(RUNS, query_params={"run": run.id})
+        else:
+            st.session_state["home_draft"] = new_id("draft")
+
+
+def _quick_draft() -> Draft:
+    """The same for every click until the page is drawn again without one, so that a double click starts one run."""
+    drafts, id = Drafts(state.workspace()), st.session_state["home_draft"]
+    try:
+        return drafts.get(id)
+    except NotFound:
+        drafts.save(Draft(id=id, experiment="quick", stage=default_stage()))
+        return drafts.get(id)
+
+
+def _quick_needs() -> str:
+    try:
+        needed = estimate_at_once(state.workspace(), default_stage())
+    except MixcptError as problem:
+        return plain(problem)
+    return f"It needs {plain(needed.words())}." if needed else "The first start also fetches the model, 93 MB."
+
+
+def machine_card() -> None:
+    with st.container(border=True):
+        st.subheader("This machine", anchor=False)
+        _machine()
+
+
+@st.fragment(run_every=5)
+def _machine() -> None:
+    """Free memory moves, and the first look at the machine is a job that ends some time."""
+    found = state.machine()
+    if found is None:
+        st.markdown(":material/hourglass_top: Looking at it; this takes about ten seconds, once.")
+        return
+    gpu = found.cuda
+    rows = [
+        ("Processor", f"{found.cores} cores, {found.cpu}"),
+        ("Memory", f"{found.memory_available_gb:.0f} of {found.memory_gb:.0f} GB free"),
+        ("GPU", f"{gpu.name}, {gpu.memory_free_gb:.0f} of {gpu.memory_gb:.0f} GB free" if gpu else "none"),
+        ("Disk", f"{found.disk_free_gb:.0f} GB free"),
+    ]
+    st.markdown("  \n".join(f"**{name}**  {plain(words)}" for name, words in rows))
+    st.caption(f"Models are held in **{found.precision}**: {plain(found.why)}.")
+
+
+@dataclass(frozen=True)
+class _Step:
+    page: str
+    icon: str
+    label: str
+    words: str
+
+
+_STEPS = (
+    _Step(CORPORA, "library_books", "Bring documents", "Text, tables or archives of your field become a corpus."),
+    _Step(MIXTURE, "blender", "Mix", "How much general text goes with them; see each row the model will read."),
+    _Step(LAUNCH, "rocket_launch", "Launch", "An objective and a budget; memory and time are estimated beforehand."),
+    _Step(RUNS, "monitoring", "Watch", "The loss, and the forgetting curve as it is measured."),
+    _Step(COMPARE, "compare_arrows", "Compare", "What was gained, what was lost, and which setting did it."),
+    _Step(NOTEBOOK, "menu_book", "Tell the story", "A journal that writes itself, with your notes, to take along."),
+)
+
+
+def next_steps(runs: Sequence[RunSummary]) -> None:
+    """The way from documents to findings; what was done already is ticked."""
+    own = [run for run in runs if not run.recorded]
+    has_corpus = any(not name.startswith("builtin-") for name in corpus_names(state.workspace()))
+    done = {CORPORA: has_corpus, LAUNCH: bool(own), RUNS: any(run.state == "done" for run in own)}
+    st.subheader("What to do next", anchor=False)
+    for number, (column, step) in enumerate(zip(st.columns(len(_STEPS)), _STEPS, strict=True), 1):
+        icon = "check_circle" if done.get(step.page) else step.icon
+        with column.container(border=True, height="stretch"):
+            st.page_link(step.page, label=f"**{number}. {step.label}**", icon=f":material/{icon}:")
+            st.caption(step.words)
+
+
+def recent_runs(runs: Sequence[RunSummary]) -> None:
+    own = [run for run in runs if not run.recorded][:_RECENT]
+    if not own:
+        return
+    st.subheader("Recent runs", anchor=False)
+    for run in own:
+        with st.container(border=True, horizontal=True, vertical_alignment="center"):
+            st.page_link(RUNS, label=plain(run.title), query_params={"run": run.id}, width="stretch")
+            st.caption(f"{plain(run.experiment)} · {run.state} · {count(run.tokens)} tokens · {ago(run.created)}")
+            if run.domain_gain is not None and run.forgetting is not None:
+                st.caption(
+                    f"gain {signed(run.domain_gain)}, forgetting {signed(run.forgetting)}",
+                    help="Bits per byte. Gain above 0: better in the field. Forgetting above 0: worse in general.",
+                )

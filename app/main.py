@@ -1,11 +1,16 @@
 """The studio: `streamlit run app/main.py`, or `mixcpt app`. Frame and navigation; every page is a file of pages/."""
 
+from pathlib import Path
+
 import streamlit as st
 
-from app import show, state
+from app import panels, show, state
 from mixcpt.errors import MixcptError
 
-st.set_page_config(page_title="Mix-CPT Studio", page_icon=":material/genetics:", layout="wide")
+HERE = Path(__file__).parent
+
+st.set_page_config(page_title="Mix-CPT Studio", page_icon=HERE / "mark.svg", layout="wide", initial_sidebar_state=240)
+st.logo(HERE / "logo.svg", icon_image=HERE / "mark.svg", size="large")
 
 PAGES = {
     "": [st.Page("../pages/home.py", title="Home", icon=":material/home:", default=True)],
@@ -25,6 +30,8 @@ PAGES = {
 
 page = st.navigation(PAGES)
 state.supervisor()
+with st.sidebar:
+    panels.queue_panel()
 try:
     page.run()
 except MixcptError as problem:  # whatever a page did not answer itself still ends in one clear sentence

@@ -9,6 +9,8 @@ import streamlit as st
 from mixcpt.drafts import Draft, Drafts
 from mixcpt.errors import MixcptError
 from mixcpt.jobs import Jobs
+from mixcpt.launching import prepare, preparing
+from mixcpt.machine import Machine, read
 from mixcpt.supervisor import Supervisor
 from mixcpt.workspace import Workspace
 
@@ -37,8 +39,22 @@ def supervisor() -> Supervisor:
     return one
 
 
+def queue_error() -> Exception | None:
+    """What ended the background thread that works off the queue; None while it lives."""
+    return _supervisor(str(workspace().root)).error
+
+
 def jobs() -> Jobs:
     return Jobs(workspace())
+
+
+def machine() -> Machine | None:
+    """What this machine can do; None until a job, queued here once, has measured it. One that failed is not tried
+    again by itself."""
+    facts = read(workspace())
+    if facts is None and preparing(workspace(), "doctor") is None:
+        prepare(workspace(), "doctor")
+    return facts
 
 
 def draft() -> Draft:

@@ -7,18 +7,21 @@ Signs: a *gain* is positive when the field got better, *forgetting* is positive 
 import csv
 import hashlib
 import io
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from mixcpt.config import to_yaml
+from mixcpt.config import Config, MixtureConfig, to_yaml
 from mixcpt.errors import BadInput
 from mixcpt.runs import Run
+from mixcpt.stamps import Kept
 from mixcpt.statistics import seed_interval
 
 Row = dict[str, Any]
+Arm = tuple[str, str, str]
 GENERAL_TASKS = ("general",)
 
 
@@ -31,6 +34,42 @@ def compare(runs: Iterable[Run], domain_tokens: int | None = None) -> list[Row]:
         BadInput: a run has no measures yet.
     """
     return [_row(run, domain_tokens) for run in runs]
+
+
+def with_curves(runs: Iterable[Run], domain_tokens: int | None = None) -> list[Row]:
+    """Rows of `compare`, for drawing: each with its `curve` (`Run.curve()`) and its `title` among the others."""
+    return titled([{**_row(run, domain_tokens), "curve": run.curve()} for run in runs])
+
+
+def titled(rows: Sequence[Row]) -> list[Row]:
+    """The rows, each with a `title`, one for all seeds of an arm: the name they share, or else the arm or the id. Where
+    two arms would be called the same, the experiment or the end of an id tells them apart."""
+    arms: dict[Arm, list[Row]] = defaultdict(list)
+    for row in rows:
+        arms[arm_of(row)].append(row)
+    titles = {arm: _title(group) for arm, group in arms.items()}
+    for title in set(titles.values()):
+        rivals = [arm for arm, other in titles.items() if other == title]
+        if len(rivals) > 1:
+            titles |= {arm: f"{title} · {_apart(arm, rivals, arms[arm][0])}" for arm in rivals}
+    return [{**row, "title": titles[arm_of(row)]} for row in rows]
+
+
+def arm_of(row: Row) -> Arm:
+    """What seeds of one arm have in common: experiment, arm, and all settings but the seeds."""
+    return row["experiment"], row["arm"], row["settings"]
+
+
+def _title(group: Sequence[Row]) -> str:
+    names = list(dict.fromkeys(row["name"] for row in group))
+    if len(names) == 1 and names[0]:
+        return str(names[0])
+    return str(group[0]["arm"] or " / ".join(name for name in names if name) or group[0]["run"])
+
+
+def _apart(arm: Arm, rivals: Sequence[Arm], row: Row) -> str:
+    in_this_experiment = [rival for rival in rivals if rival[0] == arm[0]]
+    return arm[0] if len(in_this_experiment) == 1 else str(row["run"])[-6:]
 
 
 def domain_share(run: Run) -> float:
@@ -56,6 +95,7 @@ def _row(run: Run, domain_tokens: int | None) -> Row:
         "run": run.id,
         "experiment": info.experiment,
         "arm": info.arm,
+        "name": run.labels.name,
         "stage": info.stage,
         "parent": info.parent,
         "seed": info.seed,
@@ -65,6 +105,7 @@ def _row(run: Run, domain_tokens: int | None) -> Row:
         "retention_weight": config.objective.retention_weight if config.objective.needs_teacher else 0.0,
         "learning_rate": config.training.learning_rate,
         "settings": hashlib.sha256(to_yaml(config.with_seed(0)).encode()).hexdigest()[:8],  # all of them but the seeds
+        "measured_on": config.measures.on,
         "tokens": point["tokens"],
         "domain_tokens": round(point["tokens"] * share),
     }
@@ -107,6 +148,7 @@ def _scores(run: Run) -> Row:
         interval = sorted(sign * bound for bound in gain["interval"])
         row |= {
             f"{task}_base": base["accuracy"],
+            f"{task}_base_interval": base["interval"],
             f"{task}_accuracy": final["accuracy"],
             f"{task}_interval": final["interval"],
             f"{task}_items": final["items"],
@@ -118,7 +160,7 @@ def _scores(run: Run) -> Row:
     return row
 
 
-_PER_SEED = {"run", "seed", "parent"}
+_PER_SEED = {"run", "seed", "parent", "curve"}
 _COUNTS = {"tokens", "domain_tokens"}
 
 
@@ -129,9 +171,9 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
     An arm with one seed keeps its figures and has no interval over seeds. Of several runs that share even the seed the
     last one counts: they are the same training, and must not make an interval look narrower.
     """
-    groups: dict[tuple[Any, ...], dict[int, Row]] = defaultdict(dict)
+    groups: dict[Arm, dict[int, Row]] = defaultdict(dict)
     for row in rows:
-        groups[row["experiment"], row["arm"], row["settings"]][row["seed"]] = row
+        groups[arm_of(row)][row["seed"]] = row
     return [_summary(list(group.values())) for group in groups.values()]
 
 
@@ -198,11 +240,87 @@ def _cell(row: Row, key: str, form: str) -> str:
     return f"{text} ±{form.replace('+', '').format((interval[1] - interval[0]) / 2)}" if interval else text
 
 
+_FORMULA = ("=", "+", "-", "@")
+
+
 def as_csv(rows: Sequence[Row]) -> str:
-    """The tidy table as CSV, every column that any row has."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    """The tidy table as CSV, every column that any row has but the curves. Text that a spreadsheet would take for a
+    formula has an apostrophe before it, as spreadsheets themselves write it, and stands on one line; numbers stay as
+    they are."""
+    columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column != "curve"]
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _harmless(value) for key, value in row.items()} for row in rows)
     return buffer.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = " ".join(value.split())
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def config_diff(runs: Sequence[Run]) -> list[Row]:
+    """The settings in which the runs differ, seeds included: `setting` (dotted), `part` and `label` as a form shows
+    them, and `values`, as text by run id. Sources are matched by name, and their shares are those of the whole."""
+    settings = {run.id: _settings_of(run) for run in runs}
+    known = {setting: words for own in settings.values() for setting, (words, _) in own.items()}
+    rows = []
+    for setting, (part, label) in known.items():
+        values = {id: own[setting][1] if setting in own else "–" for id, own in settings.items()}
+        if len(set(values.values())) > 1:
+            rows.append({"setting": setting, "part": part, "label": label, "values": values})
+    return rows
+
+
+_Settings = dict[str, tuple[tuple[str, str], str]]
+_READ: Kept[_Settings] = Kept()
+
+
+def _settings_of(run: Run) -> _Settings:
+    path = run.folder / "config.yaml"
+    return _READ.get(path, [str(path)], lambda: _settings(run.config))
+
+
+def _settings(config: Config, path: str = "", part: str = "Run") -> _Settings:
+    """Every setting below `config`: dotted name to ((part, label), value as text)."""
+    found: _Settings = {}
+    fields = type(config).model_fields
+    for name, value in config:
+        extra = fields[name].json_schema_extra
+        label, unit = (str(extra["label"]), str(extra["unit"])) if isinstance(extra, dict) else (name, "")
+        if isinstance(value, Config):
+            found |= _settings(value, f"{path}{name}.", label)
+        elif isinstance(config, MixtureConfig) and name == "sources":
+            found |= _shares(config, f"{path}{name}", part)
+        else:
+            found[path + name] = ((part, f"{label} ({unit})" if unit else label), _as_text(value))
+    return found
+
+
+def _shares(mixture: MixtureConfig, path: str, part: str) -> _Settings:
+    total = sum(source.share for source in mixture.sources)
+    return {
+        f"{path}[{source.source}]": (
+            (part, f"Share of {source.source}"),
+            f"{100 * source.share / total:.3g} %{', the field' if source.domain else ''}",
+        )
+        for source in mixture.sources
+    }
+
+
+def _as_text(value: Any) -> str:
+    if value is None or value == []:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    text = str(value)
+    return text if text.isprintable() and text.strip() == text else json.dumps(text)

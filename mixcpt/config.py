@@ -127,6 +127,7 @@ class ModelConfig(Config):
         "smollm2-135m",
         label="Model",
         level="basic",
+        min_length=1,
         help="smollm2-135m (built in), gemma-3-270m (fetched after its terms are accepted), a local folder, or the id "
         "of a causal language model on the Hugging Face hub.",
     )
@@ -482,12 +483,33 @@ def load_recipe(path: Path, changes: dict[str, Any] | None = None) -> Recipe:
         raise BadFile(f"{path} is a folder, but a recipe file was expected: name the .yaml file.")
     if not path.is_file():
         raise BadFile(f"There is no recipe at {path}: check the path, or see the folder recipes/.")
-    try:
-        data = read_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).replace(' in "<unicode string>",', " in").split())[:200].rstrip(" ^:")
-        raise BadFile(f"{path} is not valid YAML: {reason}; correct it there, and save it as UTF-8.") from None
-    if not isinstance(data, dict):
-        raise BadFile(f"{path} holds {type(data).__name__} instead of settings: write `key: value` lines.")
-    recipe = validate(Recipe, data, str(path))
+    recipe = validate(Recipe, _settings(path.read_bytes(), str(path)), str(path))
     return override(recipe, changes) if changes else recipe
+
+
+def uploaded(content: bytes, name: str) -> Recipe | Stage:
+    """The recipe, or the one stage, in a YAML file that somebody sent. Aliases (*) are refused: a few lines of them can
+    stand for gigabytes.
+
+    Raises:
+        BadFile: not YAML, or with aliases. BadConfig: an unknown key or a contradiction.
+    """
+    data = _settings(content, name, aliases=False)
+    return validate(Stage, data, name) if "mixture" in data else validate(Recipe, data, name)
+
+
+def _settings(content: bytes, origin: str, aliases: bool = True) -> dict[str, Any]:
+    """The top-level keys of a YAML file."""
+    try:
+        text = content.decode("utf-8-sig")
+        if not aliases and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise BadFile(f"{origin} uses YAML aliases (*name), which are not taken: write every value out.")
+        data = read_yaml(text)
+    except RecursionError:
+        raise BadFile(f"{origin} is nested too deeply to be settings: write `key: value` lines.") from None
+    except (yaml.YAMLError, ValueError) as error:  # bytes that are no UTF-8, or a number of thousands of digits
+        reason = " ".join(str(error).replace(' in "<unicode string>",', " in").split())[:200].rstrip(" ^:")
+        raise BadFile(f"{origin} is not valid YAML: {reason}; correct it there, and save it as UTF-8.") from None
+    if not isinstance(data, dict):
+        raise BadFile(f"{origin} holds {type(data).__name__} instead of settings: write `key: value` lines.")
+    return data

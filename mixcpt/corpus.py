@@ -16,6 +16,7 @@ from typing import Literal, Self
 
 import numpy as np
 
+from mixcpt import uploads
 from mixcpt.documents import Document, Documents, writer
 from mixcpt.errors import BadConfig, BadCorpus, BadFile, NotFound
 from mixcpt.holdout import HoldOut
@@ -24,6 +25,7 @@ from mixcpt.manifest import FileInfo, Histogram, Manifest, RefusedItem, Spec, Sp
 from mixcpt.records import Kind, Record, Refusal
 from mixcpt.sources import find_files, read, select
 from mixcpt.split import MAX_FRACTION
+from mixcpt.stamps import Kept
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace, building, check_name, now, read_json, write_json
 
@@ -46,6 +48,7 @@ Side = Literal["train", "heldout"]
 MIN_TOKENS = 200  # below this there is nothing to hold out
 _DISK_FACTOR = 4  # the documents stand on disk twice while the split is made, and packed files unpack to more
 _SPARE_DISK = 50_000_000  # bytes
+_KEPT = Kept[Manifest | None]()
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,24 @@ def corpus_names(workspace: Workspace) -> list[str]:
 
 
 def list_corpora(workspace: Workspace) -> list[Manifest]:
-    """The manifests of all corpora, by name."""
-    return [Corpus.open(workspace, name).manifest for name in corpus_names(workspace)]
+    """The manifests of all corpora, by name. They are shared and kept until their files change: do not alter them."""
+    paths = sorted(workspace.corpora.glob("[!.]*/manifest.json"))
+    found = (_KEPT.get(str(path), [str(path)], lambda path=path: _manifest_at(path)) for path in paths)  # type: ignore[misc]
+    return [manifest for manifest in found if manifest]
 
 
 def remove(workspace: Workspace, name: str) -> None:
-    """Delete a corpus. Raises NotFound when there is no such corpus."""
+    """Delete a corpus and what was uploaded for it. Raises NotFound when there is no such corpus."""
     shutil.rmtree(Corpus.open(workspace, name).folder)
+    uploads.remove(workspace, name)
+
+
+def _manifest_at(path: Path) -> Manifest | None:
+    """None when the corpus was deleted just now."""
+    try:
+        return Manifest.model_validate(read_json(path))
+    except FileNotFoundError:
+        return None
 
 
 def _known(workspace: Workspace) -> str:

@@ -4,143 +4,75 @@ Measuring never fails: what does not work is part of the answer.
 """
 
 import functools
-import json
-import os
 import platform
 import shutil
 import time
 from pathlib import Path
-from typing import Literal
 
-import psutil
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mixcpt.workspace import Workspace, read_json, write_json
+from mixcpt import machine as facts
+from mixcpt.machine import CpuPrecision, Gpu, Machine, Timings
+from mixcpt.worker import JobContext
+from mixcpt.workspace import Workspace
 
 _SHAPES = ((1024, 576, 1536), (1024, 1024, 1024))
 _SECONDS_PER_TIMING = 0.25
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 _WINDOWS_SUBSYSTEM_GPU = Path("/dev/dxg")
-CpuPrecision = Literal["bf16", "fp32"]
-
-
-class _Facts(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Timings(_Facts):
-    """Speed of matrix products on the CPU in GFLOP/s, and what they were measured with."""
-
-    fp32: float
-    bf16: float
-    cpu: str
-    threads: int
-    torch: str
-
-    @property
-    def precision(self) -> CpuPrecision:
-        return "bf16" if self.bf16 > self.fp32 else "fp32"
-
-
-class Gpu(_Facts):
-    name: str
-    memory_gb: float
-    memory_free_gb: float
-    capability: str
-
-
-class Machine(_Facts):
-    """This machine. Sizes in GB (1e9 bytes); a `..._missing` field holds the reason, or None when it is there."""
-
-    cpu: str
-    cores: int
-    memory_gb: float
-    memory_available_gb: float
-    disk_free_gb: float
-    python: str
-    torch: str
-    cuda: Gpu | None
-    cuda_missing: str | None
-    bitsandbytes: str | None
-    nf4_missing: str | None
-    timings: Timings
-
-    @property
-    def cpu_precision(self) -> CpuPrecision:
-        return self.timings.precision
-
-    @property
-    def precision(self) -> Literal["nf4", "bf16", "fp32"]:
-        """What `precision: auto` means here, on the device that `device: auto` takes."""
-        return "nf4" if self.cuda and not self.nf4_missing else "bf16" if self.cuda else self.cpu_precision
-
-    @property
-    def why(self) -> str:
-        """The reason for `precision`, in words."""
-        speeds = f"bf16 {self.timings.bf16:,.0f} GFLOP/s, fp32 {self.timings.fp32:,.0f} GFLOP/s"
-        if self.cuda and self.nf4_missing:
-            return "there is a GPU, but NF4 does not work on it"
-        if self.cuda:
-            return "on a GPU the frozen base is held in 4 bits (QLoRA), which needs a quarter of the memory of bf16"
-        return f"matrix products here are faster in {self.precision} ({speeds})"
 
 
 def machine(workspace: Workspace, refresh: bool = False) -> Machine:
-    """Look at this machine; a few seconds the first time. The timings are kept in the workspace's machine.json until
-    the processor, its threads or PyTorch change, or `refresh` is set."""
+    """The facts about this machine: those kept in the workspace, as `mixcpt.machine.read` gives them, unless `refresh`
+    is set or a GPU came or went. Measuring takes some seconds; what is found is kept."""
+    kept = facts.read(workspace)
+    if kept and not refresh and (kept.cuda is not None) == torch.cuda.is_available():
+        return kept
+    found = _look(workspace, _timings(kept.timings if kept else None))
+    facts.keep(workspace, found)
+    return found
+
+
+def run_job(context: JobContext) -> str:
+    """The `doctor` job: measures this machine anew and keeps what it finds."""
+    context.progress(None, "measuring this machine")
+    found = machine(context.workspace, refresh=True)
+    where = found.cuda.name if found.cuda else f"the processor, {found.cores} cores"
+    return f"Measured: training will use {where}, in {found.precision}."
+
+
+def _look(workspace: Workspace, timings: Timings) -> Machine:
     gpu, cuda_missing = _gpu()
     bitsandbytes, nf4_missing = _nf4("cuda" if gpu else "cpu")
-    memory = psutil.virtual_memory()
-    limit = _memory_limit()
+    memory, memory_available = facts.memory_gb()
     return Machine(
-        cpu=_cpu_name(),
-        cores=_cores(),
-        memory_gb=_gb(min(memory.total, limit)),
-        memory_available_gb=_gb(min(memory.available, limit)),
-        disk_free_gb=_gb(shutil.disk_usage(workspace.root).free),
+        cpu=facts.cpu_name(),
+        cores=facts.cores(),
+        memory_gb=memory,
+        memory_available_gb=memory_available,
+        disk_free_gb=facts.disk_free_gb(workspace),
         python=platform.python_version(),
         torch=torch.__version__,
         cuda=gpu,
         cuda_missing=cuda_missing,
         bitsandbytes=bitsandbytes,
         nf4_missing=nf4_missing,
-        timings=_kept_timings(workspace.root / "machine.json", refresh),
+        timings=timings,
     )
-
-
-def _gb(size: float) -> float:
-    return round(size / 1e9, 1)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _memory_limit() -> float:
-    """The container's memory limit in bytes, or infinity."""
-    try:
-        return float(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no container, or its limit reads "max"
-        return float("inf")
 
 
 def _gpu() -> tuple[Gpu | None, str | None]:
     """The first usable NVIDIA GPU, or why there is none."""
     if torch.cuda.is_available():
-        facts = torch.cuda.get_device_properties(0)
+        seen = torch.cuda.get_device_properties(0)
         free, total = torch.cuda.mem_get_info(0)
-        capability = f"{facts.major}.{facts.minor}"
-        return Gpu(name=facts.name, memory_gb=_gb(total), memory_free_gb=_gb(free), capability=capability), None
+        return Gpu(
+            name=seen.name,
+            memory_gb=facts.gigabytes(total),
+            memory_free_gb=facts.gigabytes(free),
+            capability=f"{seen.major}.{seen.minor}",
+            uuid=f"GPU-{seen.uuid}",
+        ), None
     if not (_NVIDIA.is_dir() or _WINDOWS_SUBSYSTEM_GPU.exists() or shutil.which("nvidia-smi")):
         return None, "no NVIDIA GPU was found"
     if torch.version.cuda is None:
@@ -178,40 +110,17 @@ def _nf4(device: str) -> tuple[str | None, str | None]:
     return version, None
 
 
-def nf4_missing(device: str) -> str | None:
-    """Why NF4 does not work on `device`, or None: it does."""
-    return _nf4(device)[1]
-
-
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-def _kept_timings(path: Path, refresh: bool) -> Timings:
-    """The kept timings of this processor; with `refresh` timed again and the better of both kept, because whatever else
-    ran at the time can only have made them worse."""
-    kept = _read_timings(path)
-    if kept and not refresh:
-        return kept
+def _timings(kept: Timings | None) -> Timings:
+    """Timed anew, the better of that and what is kept, because whatever else ran at the time can only have made a
+    figure worse."""
     timings = measure()
-    if kept:
-        timings = timings.model_copy(
-            update={"fp32": max(timings.fp32, kept.fp32), "bf16": max(timings.bf16, kept.bf16)}
-        )
-    write_json(path, timings.model_dump())
-    return timings
-
-
-def _read_timings(path: Path) -> Timings | None:
-    """What is kept, unless it was measured with another processor, number of threads or PyTorch."""
-    if not path.is_file():
-        return None
-    try:
-        kept = Timings.model_validate(read_json(path))
-    except (json.JSONDecodeError, ValidationError):  # from another version: measure anew
-        return None
-    same = (kept.cpu, kept.threads, kept.torch) == (_cpu_name(), torch.get_num_threads(), torch.__version__)
-    return kept if same else None
+    if kept is None:
+        return timings
+    return timings.model_copy(update={"fp32": max(timings.fp32, kept.fp32), "bf16": max(timings.bf16, kept.bf16)})
 
 
 def measure() -> Timings:
@@ -219,7 +128,7 @@ def measure() -> Timings:
     return Timings(
         fp32=_gflops(torch.float32),
         bf16=_gflops(torch.bfloat16),
-        cpu=_cpu_name(),
+        cpu=facts.cpu_name(),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
     )

@@ -1,15 +1,28 @@
 """Drafts: runs that are being put together in the app. They lie on disk, so that a reload, a second tab or a restarted
 server finds what was typed; several people have a draft each.
 
-    drafts/<id>.json      a `Draft`, replaced atomically at every change
+    drafts/<id>.json      a `Draft`, replaced atomically at every change; after its launch it names the run
 """
+
+import re
+import unicodedata
 
 from pydantic import Field
 
-from mixcpt.config import MixtureConfig, SourceShare, Stage
+from mixcpt.config import (
+    AdapterConfig,
+    EvaluationConfig,
+    MeasureConfig,
+    MixtureConfig,
+    SourceShare,
+    Stage,
+    TrainingConfig,
+)
 from mixcpt.errors import NotFound
 from mixcpt.settings import Config, validate
 from mixcpt.workspace import Workspace, check_name, new_id, read_json, write_json
+
+EXPERIMENT = "my-experiment"
 
 
 class Guess(Config):
@@ -23,25 +36,43 @@ class Guess(Config):
 
 
 class Draft(Config):
-    """A run before its launch: where it will belong, what it will do, and what is expected of it."""
+    """A run before its launch: where it will belong, what it will do, and what is expected of it.
+
+    `launched` is the id of the run that it became; `mixcpt.launching` writes it, and nobody else.
+    """
 
     id: str
-    experiment: str = "my-experiment"
+    experiment: str = EXPERIMENT
     name: str = ""
     tags: tuple[str, ...] = ()
     stage: Stage
     guess: Guess | None = None
+    launched: str | None = None
 
 
 def default_stage() -> Stage:
-    """What a new draft begins with: the fictional atlas, mixed with general text, small enough for a processor."""
+    """What a new draft begins with: recipes/quick.yaml, the fictional atlas mixed with general text, small enough for
+    a processor."""
     shares = [
         SourceShare(source="builtin/atlas", share=60, domain=True),
         SourceShare(source="builtin/replay", share=20),
         SourceShare(source="builtin/instructions", share=12),
         SourceShare(source="builtin/preferences", share=8),
     ]
-    return Stage(mixture=MixtureConfig(sources=shares, budget_tokens=12_000))
+    return Stage(
+        mixture=MixtureConfig(sources=shares, budget_tokens=12_000, row_tokens=256),
+        adapter=AdapterConfig(rank=32, alpha=64),
+        training=TrainingConfig(rows_per_step=1, rows_at_once=1, learning_rate=2e-3),
+        measures=MeasureConfig(every_steps=20, domain_tokens=400, general_tokens=800, prompt_tokens=500),
+        evaluation=EvaluationConfig(tasks=["general", "atlas"], items=100),
+    )
+
+
+def as_name(text: str) -> str:
+    """What `text` becomes as the name of an experiment: "My Field (2)" is kept as my-field-2. Always a valid name."""
+    latin = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    name = re.sub(r"[^a-z0-9._]+", "-", latin).strip("-._")[:64].strip("-._")
+    return name or EXPERIMENT
 
 
 class Drafts:
@@ -50,7 +81,7 @@ class Drafts:
     def __init__(self, workspace: Workspace):
         self.folder = workspace.root / "drafts"
 
-    def create(self, stage: Stage | None = None, experiment: str = "my-experiment") -> Draft:
+    def create(self, stage: Stage | None = None, experiment: str = EXPERIMENT) -> Draft:
         draft = Draft(id=new_id("draft"), stage=stage or default_stage(), experiment=experiment)
         self.save(draft)
         return draft

@@ -9,9 +9,10 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mixcpt.config import Stage
-from mixcpt.errors import TooLittle
+from mixcpt.errors import BadFile, TooLittle
 from mixcpt.workspace import read_json
 
 PROCESS_BYTES = 630_000_000
@@ -66,10 +67,22 @@ def minutes(seconds: float) -> str:
 
 
 def shape_of(folder: Path) -> Shape:
-    """Read a model folder's shape from config.json and the safetensors headers."""
-    config = read_json(folder / "config.json")
+    """Read a model folder's shape from config.json and the safetensors headers.
+
+    Raises:
+        BadFile: they do not describe a language model.
+    """
+    try:
+        return _shape(read_json(folder / "config.json"), dict(_headers(folder)))
+    except (KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
+        raise BadFile(
+            f"{folder} does not describe a language model ({type(error).__name__}: {error}): check its config.json and "
+            "weights, or fetch the model again."
+        ) from error
+
+
+def _shape(config: dict[str, Any], tensors: dict[str, list[int]]) -> Shape:
     config = config.get("text_config", config)
-    tensors = dict(_headers(folder))
     vocabulary, width = int(config["vocab_size"]), int(config.get("hidden_size", config.get("n_embd", 0)))
     linear = [(s[0], s[1]) for s in tensors.values() if len(s) == 2 and vocabulary not in s]
     total = sum(_size(shape) for shape in tensors.values())

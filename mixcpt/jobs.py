@@ -15,6 +15,7 @@ quick answer over tens of thousands of jobs.
 """
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -22,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from mixcpt.errors import BadInput, NotFound
+from mixcpt.stamps import Kept
 from mixcpt.workspace import Workspace, building, locked, new_id, now, read_json, write_atomic, write_json
 
-KINDS = ("ingest", "train", "evaluate", "score", "export")
+KINDS = ("doctor", "fetch", "prepare", "ingest", "train", "evaluate", "score", "export")
 ACCELERATOR_KINDS = {"train", "evaluate", "score"}
 FINAL = {"done", "failed", "cancelled"}
 
@@ -135,6 +137,28 @@ def find_id(wanted: str, ids: Sequence[str], what: str) -> str:
     raise NotFound(f"There is no {what} {wanted!r}: {hint}")
 
 
+def telling(jobs: Iterable[tuple[Job, Status]]) -> tuple[Job, Status] | None:
+    """Of the jobs of one run, oldest first, the one that tells how the run stands: the first, of the latest of each
+    kind, that is not done; else the last. Exports do not count: they read a run, but are no part of it."""
+    latest = {job.kind: (job, status) for job, status in jobs if job.kind != "export"}
+    ordered = sorted(latest.values(), key=lambda look: look[0].created)
+    return next((look for look in ordered if look[1].state != "done"), ordered[-1] if ordered else None)
+
+
+_LOOKS: Kept[tuple[Job, Status]] = Kept()
+
+
+def _look(folder: str) -> tuple[Job, Status] | None:
+    def read() -> tuple[Job, Status]:
+        job = Job.open(Path(folder))
+        return job, job.status
+
+    try:
+        return _LOOKS.get(folder, [f"{folder}/status.json"], read)
+    except (FileNotFoundError, NotADirectoryError):  # no job, half copied, or deleted at this very moment
+        return None
+
+
 class Jobs:
     """The jobs of a workspace: submit, look up, and ask for an end."""
 
@@ -178,13 +202,16 @@ class Jobs:
         return sorted((self._open(id) for id in self._ids()), key=lambda job: job.created)
 
     def for_run(self, run_id: str) -> Job | None:
-        """The job that tells how a run stands: the first, of the latest of each kind, that is not done; else the last.
+        """The job that tells how a run stands; see `telling`."""
+        found = telling([(job, job.status) for job in self.all() if job.run == run_id])
+        return found[0] if found else None
 
-        Exports do not count: they read a run, but are no part of it.
-        """
-        latest = {job.kind: job for job in self.all() if job.run == run_id and job.kind != "export"}
-        ordered = sorted(latest.values(), key=lambda job: job.created)
-        return next((job for job in ordered if job.state != "done"), ordered[-1] if ordered else None)
+    def snapshot(self) -> list[tuple[Job, Status]]:
+        """Every job and how it stands, oldest first, in one look at the disk that reads only what changed since the
+        last one. A job that is deleted at this very moment is left out."""
+        with os.scandir(self.workspace.jobs) as entries:
+            looks = [_look(entry.path) for entry in entries if not entry.name.startswith(".")]
+        return sorted((look for look in looks if look), key=lambda look: look[0].created)
 
     def request_cancel(self, job: Job) -> None:
         """A waiting job is cancelled at once, a running one is asked to end; a job that has ended stays as it is."""

@@ -10,17 +10,18 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mixcpt.builtin import open_source
-from mixcpt.config import MixtureConfig
+from mixcpt.builtin import find_source, open_source
+from mixcpt.config import MixtureConfig, SourceShare
 from mixcpt.corpus import Corpus, Side
 from mixcpt.documents import Document
 from mixcpt.errors import BadCorpus
-from mixcpt.packing import Row, build_row, cut, pack
+from mixcpt.packing import Row, build_row, cut_all, pack
 from mixcpt.records import Record
 from mixcpt.tokens import TextTokenizer
 from mixcpt.unify import unify
@@ -62,40 +63,53 @@ def tokenise(
     config: MixtureConfig,
     split: Side = "train",
     should_stop: Callable[[], None] = lambda: None,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> TokenTable:
     """Token ids of every document of a split, the end-of-sequence token closing each; kept on disk beside the corpus.
 
-    The table is read memory-mapped, so opening it a second time costs nothing.
+    The table is read memory-mapped, so opening it a second time costs nothing. `progress` is told the share (0 to 1)
+    of the documents that are done.
     """
+    ids_path, offsets_path = _table_paths(corpus, tokenizer, config, split)
+    with locked(corpus.folder / ".tokens.lock"):
+        if not offsets_path.exists():
+            pieces = _encode(corpus, tokenizer, config, split, should_stop, progress)
+            _write_table(pieces, ids_path, offsets_path)
+    return TokenTable(np.load(ids_path, mmap_mode="r"), np.load(offsets_path, mmap_mode="r"))
+
+
+def _table_paths(corpus: Corpus, tokenizer: TextTokenizer, config: MixtureConfig, split: Side) -> tuple[Path, Path]:
+    """Where the ids and the offsets of a corpus lie, by all that they depend on."""
     settings = f"{split}|{tokenizer.fingerprint}|{corpus.manifest.fingerprint}"
     if corpus.manifest.kind != "documents":
         settings += f"|{config.joiner}|{config.preference_text}"
     key = hashlib.sha256(settings.encode()).hexdigest()[:16]
-    ids_path, offsets_path = (corpus.folder / f"tokens-{key}.{part}.npy" for part in ("ids", "offsets"))
-    with locked(corpus.folder / ".tokens.lock"):
-        if not offsets_path.exists():
-            _write_table(corpus, tokenizer, config, split, ids_path, offsets_path, should_stop)
-    return TokenTable(np.load(ids_path, mmap_mode="r"), np.load(offsets_path, mmap_mode="r"))
+    return corpus.folder / f"tokens-{key}.ids.npy", corpus.folder / f"tokens-{key}.offsets.npy"
 
 
-def _write_table(
+def _encode(
     corpus: Corpus,
     tokenizer: TextTokenizer,
     config: MixtureConfig,
     split: Side,
-    ids_path: Path,
-    offsets_path: Path,
     should_stop: Callable[[], None],
-) -> None:
+    progress: Callable[[float], None],
+) -> list[np.ndarray]:
     documents, end = corpus.documents(split), np.array([tokenizer.eos_id], dtype=np.int32)
     pieces: list[np.ndarray] = []
     for first in range(0, len(documents), 500):
         should_stop()
+        progress(first / len(documents))
         texts = [text_of(document, config) for document in documents[first : first + 500]]
         pieces += [np.concatenate([ids, end]) for ids in tokenizer.encode(texts)]
+    return pieces
+
+
+def _write_table(pieces: list[np.ndarray], ids_path: Path, offsets_path: Path) -> None:
+    """The offsets are renamed into place last: their presence says that the table is whole."""
     offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64)
-    # The offsets are renamed into place last: their presence says that the table is whole.
-    for path, array in ((ids_path, np.concatenate(pieces) if pieces else end[:0]), (offsets_path, offsets)):
+    ids = np.concatenate(pieces) if pieces else np.array([], dtype=np.int32)
+    for path, array in ((ids_path, ids), (offsets_path, offsets)):
         temporary = path.with_name("." + path.name)
         np.save(temporary, array)
         temporary.replace(path)
@@ -218,7 +232,10 @@ class Mixture:
     @cached_property
     def row_lengths(self) -> list[int]:
         """Tokens of each row."""
-        return [int(self.segments[row, 3].sum()) for row in self._packed]
+        order = np.fromiter(chain.from_iterable(self._packed), dtype=np.int64, count=len(self.segments))
+        starts = np.cumsum([0, *(len(row) for row in self._packed[:-1])])
+        lengths: list[int] = np.add.reduceat(self.segments[order, 3], starts).tolist()
+        return lengths
 
     def fingerprint(self) -> str:
         """Hash of every row's ids and positions, in order: equal fingerprints mean equal training data."""
@@ -266,6 +283,58 @@ def realise(
     return Mixture(config, corpora, tables, kept_out, tokenizer.opening)
 
 
+def is_ready(workspace: Workspace, config: MixtureConfig, tokenizer: TextTokenizer) -> bool:
+    """Whether `realise` would find every corpus made and tokenised, and so answer at once. Reads no document.
+
+    Raises:
+        NotFound: a source does not exist.
+    """
+    corpora = [find_source(workspace, name) for name in config.target_tokens()]
+    return all(corpus and _table_paths(corpus, tokenizer, config, "train")[1].exists() for corpus in corpora)
+
+
+def needs(config: MixtureConfig) -> dict[str, Any]:
+    """All of a mixture that its sources' tokens depend on: two mixtures with equal needs are prepared by one job."""
+    return {
+        "sources": sorted(config.target_tokens()),
+        "joiner": config.joiner,
+        "preference_text": config.preference_text,
+    }
+
+
+def needing(needs: dict[str, Any]) -> MixtureConfig:
+    """A mixture with these needs."""
+    sources = [SourceShare(source=name, share=1) for name in needs["sources"]]
+    return MixtureConfig(sources=sources, joiner=needs["joiner"], preference_text=needs["preference_text"])
+
+
+def prepare(
+    workspace: Workspace,
+    config: MixtureConfig,
+    tokenizer: TextTokenizer,
+    *,
+    progress: Callable[[float, str], None] = lambda fraction, message: None,
+    should_stop: Callable[[], None] = lambda: None,
+) -> None:
+    """Make and tokenise every source of a mixture, so that `realise` answers at once.
+
+    Raises:
+        NotFound: a source does not exist.
+    """
+    sources = list(config.target_tokens())
+    for number, name in enumerate(sources):
+        done, message = number / len(sources), f"Tokenising {name}"
+        progress(done, message)
+        corpus = open_source(workspace, name, tokenizer)
+        tokenise(
+            corpus,
+            tokenizer,
+            config,
+            should_stop=should_stop,
+            progress=lambda share, done=done, message=message: progress(done + share / len(sources), message),  # type: ignore[misc]
+        )
+
+
 def validation_documents(corpus: Corpus, seed: int) -> set[int]:
     """A tenth of the train documents (at least one), by seed: read by tuning runs instead of the held-out part."""
     count = len(corpus.documents("train"))
@@ -294,19 +363,22 @@ def _draw(
         pool = pool[np.sort(chosen)]
     if not len(pool):
         raise BadCorpus(f"The source {name!r} has no documents to draw from: add documents or set its share to 0.")
-    segments: list[tuple[int, int, int, int]] = []
+    readings: list[np.ndarray] = []
     total = 0
     for epoch in count():
-        for document in pool[_generator(config.seed, name, epoch).permutation(len(pool))].tolist():
-            for start, text in cut(int(table.lengths[document]), config.row_tokens - opening):
-                length = opening + text
-                # Stop at whichever side of the target is nearer; but a source that was asked for gives something.
-                if segments and total + length - target > target - total:
-                    return np.array(segments, dtype=np.int64), pool
-                segments.append((document, start, length, epoch))
-                total += length
-                if total >= target:
-                    return np.array(segments, dtype=np.int64), pool
+        order = pool[_generator(config.seed, name, epoch).permutation(len(pool))]
+        piece, start, text = cut_all(table.lengths[order], config.row_tokens - opening)
+        length = text + opening
+        ends = total + np.cumsum(length)
+        reading = np.column_stack([order[piece], start, length, np.full(len(piece), epoch)])
+        if ends[-1] >= target:
+            last = int(np.searchsorted(ends, target))  # the first with which the target is met
+            # Stop at whichever side of the target is nearer; but a source that was asked for gives something.
+            missing = target - (ends[last] - length[last])
+            is_nearer = ends[last] - target <= missing or (last == 0 and not readings)
+            return np.concatenate([*readings, reading[: last + is_nearer]]), pool
+        readings.append(reading)
+        total = int(ends[-1])
     raise AssertionError("unreachable")
 
 

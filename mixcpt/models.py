@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from peft import (
@@ -27,12 +27,14 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
+from mixcpt import doctor, machine
 from mixcpt.config import AdapterConfig, ModelConfig
-from mixcpt.doctor import cpu_precision, machine
-from mixcpt.errors import BadConfig, BadFile, Unavailable
+from mixcpt.errors import BadConfig, BadFile
 from mixcpt.heads import output_head, verify_head
 from mixcpt.lssd import Head
-from mixcpt.modelstore import BUILTIN_MODELS, BuiltinModel, ensure_model, model_fingerprint
+from mixcpt.machine import Device, Precision
+from mixcpt.modelfiles import model_fingerprint
+from mixcpt.modelstore import BUILTIN_MODELS, BuiltinModel, ensure_model
 from mixcpt.workspace import Workspace
 
 __all__ = [
@@ -51,9 +53,6 @@ __all__ = [
     "resolve",
     "verify_head",
 ]
-
-Device = Literal["cuda", "cpu"]
-Precision = Literal["nf4", "bf16", "fp32"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -76,24 +75,12 @@ def quiet() -> Iterator[None]:
 
 
 def resolve(config: ModelConfig, workspace: Workspace) -> tuple[Device, Precision]:
-    """The device and precision that `config` means on this machine.
+    """The device and precision that `config` means on this machine, which is measured when that is not known yet.
 
     Raises:
         Unavailable: CUDA or NF4 was asked for, and this machine cannot do it.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise Unavailable(
-            f"device is 'cuda', but it cannot be used ({machine(workspace).cuda_missing}): set device to auto or cpu."
-        )
-    device: Device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-    if config.precision == "auto" and device == "cpu":
-        return device, machine(workspace).cpu_precision
-    precision: Precision = "nf4" if config.precision == "auto" else config.precision
-    if precision == "nf4" and (reason := machine(workspace).nf4_missing):
-        raise Unavailable(
-            f"precision is 'nf4', but it does not work on this machine ({reason}): set precision to bf16."
-        )
-    return device, precision
+    return machine.settled(config) or machine.resolve(config, doctor.machine(workspace))
 
 
 def load_base(folder: Path, device: str, precision: str) -> PreTrainedModel:
@@ -135,7 +122,7 @@ def load_base(folder: Path, device: str, precision: str) -> PreTrainedModel:
 
 
 def _nf4(device: str) -> BitsAndBytesConfig:
-    compute = "bf16" if device == "cuda" else cpu_precision()
+    compute = "bf16" if device == "cuda" else doctor.cpu_precision()
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -5,7 +5,6 @@ and an id of the Hugging Face hub. Nothing that is fetched is ever unpickled or 
 """
 
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mixcpt.errors import BadConfig, BadFile, Unavailable
+from mixcpt.modelfiles import has_fast_tokenizer, is_whole
 from mixcpt.workspace import Workspace, building, locked, now, write_json
 
 Progress = Callable[[str], None]
@@ -112,15 +112,61 @@ def ensure_model(
     )
 
 
+def find_folder(workspace: Workspace, name: str) -> Path | None:
+    """Where the model `name` lies, ready for use; None: `ensure_model` has something to do first, or to refuse.
+
+    For pages: it looks at the disk only, so of a hub model it sees the copy that was fetched last.
+    """
+    if name in BUILTIN_MODELS:
+        target = workspace.models / name
+        return target if (target / _MARK).is_file() else None
+    local = Path(name).expanduser().absolute()
+    folder = local if local.is_dir() else _hub_copy(name)
+    try:
+        if folder is None or not is_whole(folder):
+            return None
+        if has_fast_tokenizer(folder):
+            return folder
+    except BadFile:  # `ensure_model` says so in words
+        return None
+    converted = _converted(workspace, folder, local.name if local.is_dir() else name)
+    return converted if (converted / _MARK).is_file() else None
+
+
+def is_there(workspace: Workspace, name: str) -> bool:
+    """Whether a run with the model `name` can begin without fetching or converting anything. Cheap."""
+    return find_folder(workspace, name) is not None
+
+
+def terms_to_accept(workspace: Workspace, name: str) -> str | None:
+    """The terms that the user must accept before the model `name` is fetched; None: there are none, or they were
+    accepted in this workspace already."""
+    model = BUILTIN_MODELS.get(name)
+    if model is None or model.terms is None or is_there(workspace, name):
+        return None
+    return None if _acceptance(workspace, name).is_file() else model.terms
+
+
+def accept_terms(workspace: Workspace, name: str) -> None:
+    """Keep, for everybody who uses this workspace, that the terms of a built-in model were accepted."""
+    write_json(_acceptance(workspace, name), {"terms": BUILTIN_MODELS[name].terms, "accepted": now()})
+
+
+def _acceptance(workspace: Workspace, name: str) -> Path:
+    return workspace.models / f"{name}.terms.json"
+
+
 def _ensure_builtin(
-    workspace: Workspace, model: BuiltinModel, accept_terms: bool, progress: Progress, should_stop: ShouldStop
+    workspace: Workspace, model: BuiltinModel, accepted: bool, progress: Progress, should_stop: ShouldStop
 ) -> Path:
+    if accepted and model.terms:
+        accept_terms(workspace, model.name)
     target = workspace.models / model.name
     if (target / _MARK).is_file():
         return target
-    if model.terms and not accept_terms:
+    if terms := terms_to_accept(workspace, model.name):
         raise BadConfig(
-            f"The model {model.name} comes under {model.terms}: to accept them once, run "
+            f"The model {model.name} comes under {terms}: to accept them once, run "
             f"`mixcpt model add {model.name} --accept-terms`."
         )
     with locked(workspace.models / f".{model.name}.lock"):
@@ -249,6 +295,17 @@ def _from_hub(name: str, progress: Progress) -> Path:
         ) from error
 
 
+def _hub_copy(name: str) -> Path | None:
+    """The copy of a hub model that was fetched last, as the hub's own cache keeps it."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return None
+    cache = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    revision = cache / "refs" / "main"
+    return cache / "snapshots" / revision.read_text(encoding="ascii").strip() if revision.is_file() else None
+
+
 def _checked(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise BadFile(f"{folder} holds no config.json: name the folder of a model saved with save_pretrained.")
@@ -266,10 +323,9 @@ def _checked(folder: Path) -> Path:
 def _with_fast_tokenizer(workspace: Workspace, folder: Path, name: str, progress: Progress) -> Path:
     """`folder` itself when its tokenizer can be read without torch, else a sibling in the workspace that links to its
     weights and holds a converted tokenizer."""
-    if _tokenizer_is_ready(folder):
+    if has_fast_tokenizer(folder):
         return folder
-    plain = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")[:48] or "model"
-    target = workspace.models / f"{plain}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
+    target = _converted(workspace, folder, name)
     with locked(workspace.models / f".{target.name}.lock"):
         if (target / _MARK).is_file():
             return target
@@ -283,11 +339,10 @@ def _with_fast_tokenizer(workspace: Workspace, folder: Path, name: str, progress
     return target
 
 
-def _tokenizer_is_ready(folder: Path) -> bool:
-    config = folder / "tokenizer_config.json"
-    if not (folder / "tokenizer.json").is_file() or not config.is_file():
-        return False
-    return bool(json.loads(config.read_text(encoding="utf-8")).get("eos_token"))
+def _converted(workspace: Workspace, folder: Path, name: str) -> Path:
+    """Where the sibling of a folder without a fast tokenizer belongs."""
+    plain = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")[:48] or "model"
+    return workspace.models / f"{plain}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
 
 
 def _convert_tokenizer(source: Path, target: Path) -> None:
@@ -302,29 +357,7 @@ def _convert_tokenizer(source: Path, target: Path) -> None:
         reason = " ".join(str(error).split())[:160]
         raise BadFile(f"The tokenizer in {source} cannot be read ({reason}): add its tokenizer.json.") from error
     tokenizer.save_pretrained(target)
-    if not _tokenizer_is_ready(target):
+    if not has_fast_tokenizer(target):
         raise BadFile(
             f"{source} has no fast tokenizer with an end-of-sequence token: add a tokenizer.json that has one."
         )
-
-
-def model_fingerprint(folder: Path) -> str:
-    """Identity of the model in `folder`, 16 hex digits: its config, and of each weight file the header, the size and a
-    sample of bytes. Cheap, also for large models."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with open(path, "rb") as file:
-            prefix = file.read(8)
-            header = int.from_bytes(prefix, "little")
-            digest.update(prefix + file.read(min(header, size)))
-            for start in _sample_starts(8 + header, size):
-                file.seek(start)
-                digest.update(file.read(4096))
-    return digest.hexdigest()[:16]
-
-
-def _sample_starts(first: int, size: int, samples: int = 64) -> list[int]:
-    step = max((size - first) // samples, 1)
-    return list(range(first, size, step))

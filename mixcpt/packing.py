@@ -5,6 +5,7 @@ seed; then segments are placed best-fit into a window of open rows, which keeps 
 was. It gives up the last percent of fullness that a global best-fit would reach, for that order.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,17 @@ IGNORED = -100
 
 
 def cut(length: int, row_tokens: int) -> list[tuple[int, int]]:
-    """[start, length) pieces of a document of `length` tokens: all but the last are exactly a row long."""
+    """(start, length) of the pieces of a document of `length` tokens: all but the last are exactly a row long."""
     return [(start, min(row_tokens, length - start)) for start in range(0, length, row_tokens)]
+
+
+def cut_all(lengths: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`cut` for many documents at once: per piece, in order, the index of its document, its start and its length."""
+    pieces = -(-lengths // row_tokens)
+    document = np.repeat(np.arange(len(lengths)), pieces)
+    number = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    start = number * row_tokens
+    return document, start, np.minimum(row_tokens, lengths[document] - start)
 
 
 def pack(lengths: Sequence[int], row_tokens: int, open_rows: int = 32) -> list[list[int]]:
@@ -29,23 +39,21 @@ def pack(lengths: Sequence[int], row_tokens: int, open_rows: int = 32) -> list[l
         ValueError: a segment is longer than a row, or empty.
     """
     rows: list[list[int]] = []
-    room: dict[int, int] = {}  # open row -> tokens left
+    rooms: list[tuple[int, int]] = []  # (tokens left, row) of the open rows, sorted: the tightest fit is a bisection
     for index, length in enumerate(lengths):
         if not 0 < length <= row_tokens:
             raise ValueError(f"segment {index} has {length} tokens, but must have 1 to {row_tokens}: cut it first")
-        fitting = [row for row, left in room.items() if left >= length]
-        if fitting:
-            row = min(fitting, key=lambda candidate: room[candidate])
+        tightest = bisect_left(rooms, (length, -1))
+        if tightest < len(rooms):
+            left, row = rooms.pop(tightest)
         else:
-            if len(room) >= open_rows:
-                del room[min(room, key=lambda candidate: room[candidate])]
-            row = len(rows)
+            if len(rooms) >= open_rows:
+                del rooms[0]
+            left, row = row_tokens, len(rows)
             rows.append([])
-            room[row] = row_tokens
         rows[row].append(index)
-        room[row] -= length
-        if room[row] == 0:
-            del room[row]
+        if left > length:
+            insort(rooms, (left - length, row))
     return rows
 
 

@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mixcpt import builtin
+from mixcpt import builtin, guesses, machine
 from mixcpt.builtin import require_source
 from mixcpt.config import CorpusSpec, Recipe, Stage, override
 from mixcpt.corpus import list_corpora
+from mixcpt.drafts import Guess
 from mixcpt.errors import BadConfig, BadInput, MixcptError
 from mixcpt.estimate import Estimate, estimate, require_memory, shape_of
 from mixcpt.evaluation import BUILTIN_SETS, question_sets
 from mixcpt.jobs import Job, Jobs
+from mixcpt.machine import Machine
 from mixcpt.manifest import Spec
-from mixcpt.modelstore import BUILTIN_MODELS, ensure_model
+from mixcpt.modelstore import BUILTIN_MODELS, ensure_model, find_folder
 from mixcpt.runs import Run, Runs
 from mixcpt.supervisor import Supervisor
 from mixcpt.workspace import Workspace, read_json, write_json
@@ -41,8 +43,11 @@ class Plan:
         self.jobs += jobs
 
 
-def carry_out(workspace: Workspace, recipe: Recipe, folder: Path, *, say: Say, on_change: OnChange) -> Plan:
-    """Run a recipe to its end, here and now; `folder` is where its relative file names start.
+def carry_out(
+    workspace: Workspace, recipe: Recipe, folder: Path, *, say: Say, on_change: OnChange, guess: Guess | None = None
+) -> Plan:
+    """Run a recipe to its end, here and now; `folder` is where its relative file names start. A guess is kept with
+    every run but those that tune.
 
     Raises:
         MixcptError: something failed; its sentence is the job's.
@@ -53,7 +58,7 @@ def carry_out(workspace: Workspace, recipe: Recipe, folder: Path, *, say: Say, o
     ingest(workspace, recipe, folder, supervisor, on_change)
     check_fits(workspace, recipe, say)
     tuned = tune(workspace, recipe, supervisor, say, on_change)
-    plan = launch(workspace, recipe, tuned)
+    plan = launch(workspace, recipe, tuned, guess)
     for run in plan.runs:
         say(f"run {run.id}" + (f"  {run.info.arm}, seed {run.info.seed}" if run.info.arm else ""))
     supervisor.run_until([job.id for job in plan.jobs], on_change)
@@ -173,12 +178,19 @@ def stages(recipe: Recipe, tuned: dict[str, float]) -> Iterator[tuple[str, Stage
         yield arm.name, override(recipe.cpt, chosen | arm.set)
 
 
-def launch(workspace: Workspace, recipe: Recipe, tuned: dict[str, float]) -> Plan:
+def untuned(recipe: Recipe) -> dict[str, float]:
+    """A value per tuning group before any is found, for what does not depend on it."""
+    return dict.fromkeys(recipe.tune.groups, recipe.tune.values[0]) if recipe.tune else {}
+
+
+def launch(workspace: Workspace, recipe: Recipe, tuned: dict[str, float], guess: Guess | None = None) -> Plan:
     """Create and queue a run for every arm and seed."""
     plan = Plan()
     for seed in recipe.seeds_or_none():
         for name, stage in stages(recipe, tuned):
             run = Runs(workspace).create(stage.with_seed(seed), experiment=recipe.name, arm=name, recipe=recipe.name)
+            if guess:
+                guesses.keep(run, guess)
             plan.add(run, submit_run(workspace, run))
     return plan
 
@@ -225,21 +237,26 @@ def tune(
 
 def _question(workspace: Workspace, recipe: Recipe) -> dict[str, Any]:
     """All that the outcome of tuning depends on."""
-    from mixcpt import models
-
     assert recipe.tune is not None
     groups = {group: override(recipe.cpt, changes) for group, changes in recipe.tune.groups.items()}
+    facts = machine.here(workspace)
     sources = sorted({source for stage in groups.values() for source in stage.mixture.target_tokens()})
     return {
         "tune": recipe.tune.model_dump(mode="json"),
         "cpt": recipe.cpt.model_dump(mode="json"),
         "seed": recipe.seeds_or_none()[0],
         "corpora": {source: builtin.fingerprint(workspace, source) for source in sources},
-        "machine": {group: [*models.resolve(stage.model, workspace)] for group, stage in groups.items()},
+        "machine": {group: [*machine.resolve(stage.model, facts)] for group, stage in groups.items()},
     }
 
 
 def _try(workspace: Workspace, recipe: Recipe, group: str, value: float) -> Run:
+    stage = trial(recipe, group, value)
+    return Runs(workspace).create(stage, experiment=recipe.name, arm=f"tune {group} {value:g}", recipe=recipe.name)
+
+
+def trial(recipe: Recipe, group: str, value: float) -> Stage:
+    """The stage that tries one value of a recipe that tunes."""
     assert recipe.tune is not None
     changes = recipe.tune.groups[group] | {
         recipe.tune.field: value,
@@ -248,8 +265,37 @@ def _try(workspace: Workspace, recipe: Recipe, group: str, value: float) -> Run:
         "measures.every_steps": 0,
         "evaluation.tasks": [],
     }
-    stage = override(recipe.cpt, changes).with_seed(recipe.seeds_or_none()[0])
-    return Runs(workspace).create(stage, experiment=recipe.name, arm=f"tune {group} {value:g}", recipe=recipe.name)
+    return override(recipe.cpt, changes).with_seed(recipe.seeds_or_none()[0])
+
+
+@dataclass(frozen=True)
+class Need:
+    """What `runs` runs of one arm take, each of them. Of those that tune, `arm` is "tune GROUP"."""
+
+    arm: str
+    runs: int
+    estimate: Estimate
+
+
+def estimate_recipe(workspace: Workspace, recipe: Recipe, say: Say) -> list[Need]:
+    """The estimate of every arm, and of the tuning before; nothing is trained.
+
+    Raises:
+        TooLittle: an arm cannot fit.
+    """
+    ensure_model(workspace, recipe.cpt.model.name, progress=say)
+    tuning = (
+        [
+            Need(f"tune {group}", len(recipe.tune.values), estimate_stage(workspace, trial(recipe, group, value)))
+            for group, value in untuned(recipe).items()
+        ]
+        if recipe.tune
+        else []
+    )
+    seeds = len(recipe.seeds_or_none())
+    return tuning + [
+        Need(name, seeds, estimate_stage(workspace, stage)) for name, stage in stages(recipe, untuned(recipe))
+    ]
 
 
 def check_fits(workspace: Workspace, recipe: Recipe, say: Say) -> None:
@@ -259,9 +305,8 @@ def check_fits(workspace: Workspace, recipe: Recipe, say: Say) -> None:
         NotFound: a source is not there. TooLittle: an arm needs more memory than there is. BadConfig: it would take
         longer than the recipe allows.
     """
-    tuned = dict.fromkeys(recipe.tune.groups, recipe.tune.values[0]) if recipe.tune else {}
     total = 0.0
-    for name, stage in stages(recipe, tuned):
+    for name, stage in stages(recipe, untuned(recipe)):
         for source in [*stage.mixture.target_tokens(), stage.measures.general]:
             require_source(workspace, source)
         needed = estimate_stage(workspace, stage)
@@ -275,22 +320,34 @@ def check_fits(workspace: Workspace, recipe: Recipe, say: Say) -> None:
 
 
 def estimate_stage(workspace: Workspace, stage: Stage) -> Estimate:
-    """The estimate of one stage on this machine; the model is fetched when it is not there yet.
+    """The estimate of one stage on this machine; the model is fetched and the machine measured when they are not yet.
 
     Raises:
         TooLittle: it cannot fit.
     """
-    from mixcpt import doctor, models
+    folder = find_folder(workspace, stage.model.name) or ensure_model(workspace, stage.model.name)
+    return _estimate(stage, folder, machine.here(workspace))
 
-    folder = models.ensure_model(workspace, stage.model.name)
-    device, precision = models.resolve(stage.model, workspace)
-    machine = doctor.machine(workspace)
+
+def estimate_at_once(workspace: Workspace, stage: Stage) -> Estimate | None:
+    """As `estimate_stage`, for pages: None while the model is not there or the machine not measured. Jobs of the kinds
+    `fetch` and `doctor` see to that.
+
+    Raises:
+        TooLittle: it cannot fit. Unavailable: this machine cannot do it.
+    """
+    folder, facts = find_folder(workspace, stage.model.name), machine.read(workspace)
+    return _estimate(stage, folder, facts) if folder and facts else None
+
+
+def _estimate(stage: Stage, folder: Path, facts: Machine) -> Estimate:
+    device, precision = machine.resolve(stage.model, facts)
     shape = shape_of(folder)
     speed = None
     if device == "cpu":
-        speed = machine.timings.bf16 if precision == "bf16" else machine.timings.fp32
+        speed = facts.timings.bf16 if precision == "bf16" else facts.timings.fp32
     needed = estimate(stage, shape, device=device, precision=precision, gflops=speed)
-    free = machine.cuda.memory_free_gb if device == "cuda" and machine.cuda else machine.memory_available_gb
+    free = facts.cuda.memory_free_gb if device == "cuda" and facts.cuda else facts.memory_available_gb
     require_memory(stage, shape, needed, free * 1e9, device=device, precision=precision)
     return needed
 
@@ -317,10 +374,15 @@ def resume(workspace: Workspace, run: Run) -> list[Job]:
     return [job for job in mine if job in stopped or states[job.id] == "queued"]
 
 
-def rerun(workspace: Workspace, run: Run) -> tuple[Run, list[Job]]:
-    """A fresh run of the same configuration, queued."""
-    info = run.info
+def rerun(workspace: Workspace, run: Run, changes: dict[str, Any] | None = None) -> tuple[Run, list[Job]]:
+    """A fresh run of the same configuration with dotted `changes`, queued. It keeps arm and name where nothing changes.
+
+    Raises:
+        BadConfig: an unknown setting or a contradiction.
+    """
+    info, stage = run.info, override(run.config, changes or {})
+    arm, name = ("", "") if changes else (info.arm, run.labels.name)
     again = Runs(workspace).create(
-        run.config, experiment=info.experiment, arm=info.arm, parent=info.parent, recipe=info.recipe, name=info.name
+        stage, experiment=info.experiment, arm=arm, parent=info.parent, recipe=info.recipe, name=name
     )
     return again, submit_run(workspace, again)

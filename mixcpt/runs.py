@@ -1,36 +1,42 @@
 """The run store: a root folder and few verbs. Everything about a run lies in its folder, so it outlives any process.
 
     config.yaml     the resolved stage, enough to do the run again
-    run.json        id, stage, experiment, arm, parent, recipe, seed, created, name
+    run.json        id, stage, experiment, arm, parent, recipe, seed, created, and the name it was given then
+    labels.json     name and tags as they are now, once somebody changed them
     metrics.jsonl   append-only, one record a line
     results.json    one section per part of the work, for example training and evaluation
     checkpoints/    checkpoint-N, complete once complete.json lies in it
     adapter/        the finished adapter
 
-A run has no state of its own: how it stands is told by its jobs. What this gives up: queries. The whole of a run's
-metrics is read each time, which is right for thousands of records and would be wrong for millions.
+A run has no state of its own: how it stands is told by its jobs. What this gives up: queries; `mixcpt.overview` lists
+hundreds of runs quickly.
 """
 
-import json
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mixcpt import config
-from mixcpt.errors import BadFile, BadInput
-from mixcpt.jobs import Jobs, find_id
+from mixcpt import config, metrics
+from mixcpt.errors import BadInput, NotFound
+from mixcpt.jobs import Job, Jobs, find_id
+from mixcpt.stamps import Kept
 from mixcpt.workspace import Workspace, building, check_name, locked, new_id, now, read_json, write_atomic, write_json
 
-Record = dict[str, Any]
+Record = metrics.Record
+
+NAME_LENGTH, TAG_LENGTH, TAGS = 80, 30, 12
+_INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """Where a run comes from. `parent` is a run id, or None when it starts from the base model."""
+    """Where a run comes from. `parent` is a run id, or None when it starts from the base model; `name` is the one it
+    began with, `Run.labels` has the present one."""
 
     id: str
     stage: str
@@ -41,6 +47,37 @@ class RunInfo:
     seed: int
     created: str
     name: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a user calls a run; it may change at any time and does nothing."""
+
+    name: str = ""
+    tags: tuple[str, ...] = ()
+
+
+def check_labels(name: str, tags: Iterable[str]) -> Labels:
+    """The labels without outer spaces, empty tags and repetitions; markup and any script are fine.
+
+    Raises:
+        BadInput: too long, too many, or a character that cannot be seen.
+    """
+    name, tags = name.strip(), tuple(dict.fromkeys(tag.strip() for tag in tags if tag.strip()))
+    if len(name) > NAME_LENGTH:
+        raise BadInput(f"The name has {len(name)} characters: use at most {NAME_LENGTH}.")
+    if len(tags) > TAGS:
+        raise BadInput(f"These are {len(tags)} tags: use at most {TAGS}.")
+    for tag in tags:
+        if len(tag) > TAG_LENGTH:
+            raise BadInput(f"The tag {tag!r} has {len(tag)} characters: use at most {TAG_LENGTH}.")
+    for text in (name, *tags):
+        if _INVISIBLE.search(text):
+            raise BadInput(f"{text!r} holds a line end or another character that cannot be seen: remove it.")
+    return Labels(name, tags)
+
+
+_CONFIGS: Kept[config.Stage] = Kept()
 
 
 class Run:
@@ -54,9 +91,38 @@ class Run:
     def info(self) -> RunInfo:
         return RunInfo(**read_json(self.folder / "run.json"))
 
-    @cached_property
+    @property
     def config(self) -> config.Stage:
-        return config.from_yaml(config.Stage, self.folder / "config.yaml")
+        path = self.folder / "config.yaml"
+        return _CONFIGS.get(path, [str(path)], lambda: config.from_yaml(config.Stage, path))
+
+    @property
+    def labels(self) -> Labels:
+        path = self.folder / "labels.json"
+        if not path.exists():
+            return Labels(self.info.name)
+        kept = read_json(path)
+        return Labels(kept["name"], tuple(kept["tags"]))
+
+    def relabel(self, name: str | None = None, tags: Iterable[str] | None = None) -> Labels:
+        """Change the name, the tags or both; what is None stays.
+
+        Raises:
+            BadInput: a label cannot be used. NotFound: the run was deleted meanwhile.
+        """
+        if not self.folder.exists():
+            raise NotFound(f"Run {self.id} was deleted meanwhile, so it keeps its old name.")
+        with locked(self.folder / ".lock"):
+            before = self.labels
+            labels = check_labels(before.name if name is None else name, before.tags if tags is None else tags)
+            if labels != before:
+                write_json(self.folder / "labels.json", asdict(labels))
+        return labels
+
+    @property
+    def title(self) -> str:
+        """What to call it on a page: its name, else its arm, else its id."""
+        return self.labels.name or self.info.arm or self.id
 
     @property
     def metrics(self) -> Path:
@@ -68,20 +134,16 @@ class Run:
 
     def append(self, record: Record) -> None:
         """Add one record to the metrics. A line that a killed worker left half-written is cut off first."""
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-        with open(self.metrics, "ab+") as file:
-            _cut_torn_line(file.fileno())
-            file.write(line.encode())
+        metrics.append(self.metrics, record)
 
     def read_metrics(self) -> list[Record]:
-        """The records that count. A line counts once its newline is there, and {"event": "resume", "step": k} cancels
-        the earlier records beyond step k, which the resumed run does again; with step -1, all of them."""
-        records: list[Record] = []
-        for record in self._lines():
-            if record.get("event") == "resume":
-                records = [earlier for earlier in records if earlier.get("step", 0) <= record["step"]]
-            records.append(record)
-        return records
+        """The records that count: those that a resume cancelled are left out. Cheap to ask again and again, for only
+        what is new is read; so the records are shared and must not be changed.
+
+        Raises:
+            BadFile: a line is damaged.
+        """
+        return metrics.read(self.metrics)
 
     def curve(self) -> list[Record]:
         """The forgetting curve: the records that hold a "measure"."""
@@ -112,22 +174,14 @@ class Run:
         return [steps[step] for step in sorted(steps)]
 
     def state(self, jobs: Jobs) -> str:
-        """The state of the job that tells how this run stands; "new" before it has one."""
+        """The state of the job that tells how this run stands. Without a job it is "done" when it has been trained (it
+        was recorded, or copied here), else "new"."""
         job = jobs.for_run(self.id)
-        return job.state if job else "new"
+        return job.state if job else state_without_jobs(self.results())
 
-    def _lines(self) -> list[Record]:
-        if not self.metrics.exists():
-            return []
-        *lines, _torn = self.metrics.read_bytes().split(b"\n")
-        return [self._record(number, line) for number, line in enumerate(lines, 1)]
 
-    def _record(self, number: int, line: bytes) -> Record:
-        try:
-            record: Record = json.loads(line)
-        except ValueError:
-            raise BadFile(f"Line {number} of {self.metrics} is not JSON: remove that line, it was damaged.") from None
-        return record
+def state_without_jobs(results: dict[str, Any]) -> str:
+    return "done" if "training" in results else "new"
 
 
 class Runs:
@@ -145,14 +199,16 @@ class Runs:
         parent: str | None = None,
         recipe: str = "",
         name: str = "",
+        tags: Iterable[str] = (),
     ) -> Run:
         """A new run of `stage`; nothing is started.
 
         Raises:
-            BadInput: the experiment's name cannot be a folder.
+            BadInput: the experiment's name cannot be a folder, or a label cannot be used.
             NotFound: there is no such parent.
         """
         check_name(experiment, "experiment name")
+        labels = check_labels(name, tags)
         info = RunInfo(
             id=new_id(stage.stage),
             stage=stage.stage,
@@ -162,12 +218,14 @@ class Runs:
             recipe=recipe,
             seed=stage.training.seed,
             created=now(),
-            name=name,
+            name=labels.name,
         )
         folder = self.workspace.runs / info.id
         with building(folder) as unfinished:
             write_atomic(unfinished / "config.yaml", config.to_yaml(stage))
             write_json(unfinished / "run.json", asdict(info))
+            if labels.tags:
+                write_json(unfinished / "labels.json", asdict(labels))
         return Run(folder)
 
     def get(self, id: str) -> Run:
@@ -179,20 +237,50 @@ class Runs:
         return [Run(self.workspace.runs / id) for id in self._ids()]
 
     def delete(self, run: Run) -> None:
-        """Remove a run and all that was trained in it.
+        """Remove a run, all that was trained in it, and its jobs.
 
         Raises:
             BadInput: it is being worked at, or another run continues from it.
         """
-        state = run.state(Jobs(self.workspace))
-        if state in ("queued", "running"):
-            raise BadInput(f"Run {run.id} is {state}: cancel it with mixcpt cancel {run.id} before it is deleted.")
-        children = [other.id for other in self.all() if other.info.parent == run.id]
-        if children:
-            raise BadInput(f"Run {run.id} is the parent of {', '.join(children)}: delete that first.")
-        hidden = run.folder.with_name(f".deleted-{run.id}")
-        os.replace(run.folder, hidden)  # gone at once for every reader, however long the removal takes
-        shutil.rmtree(hidden)
+        jobs = Jobs(self.workspace)
+        with locked(jobs.lock):  # so that no supervisor starts one of its jobs meanwhile
+            mine = [job for job in jobs.all() if job.run == run.id]
+            state = "running" if any(job.state == "running" for job in mine) else run.state(jobs)
+            if state in ("queued", "running"):
+                raise BadInput(f"Run {run.id} is {state}: cancel it with mixcpt cancel {run.id} before it is deleted.")
+            children = [other.id for other in self.all() if other.info.parent == run.id]
+            if children:
+                raise BadInput(f"Run {run.id} is the parent of {', '.join(children)}: delete that first.")
+            hidden = [_hide(folder) for folder in (*(job.folder for job in mine), run.folder)]
+        for folder in hidden:
+            shutil.rmtree(folder)
+
+    def cancel(self, run: Run) -> list[Job]:
+        """Ask every job of the run that has not ended to end; returns them, the last to start first.
+
+        Raises:
+            BadInput: there is nothing to cancel.
+        """
+        jobs = Jobs(self.workspace)
+        active = [job for job in jobs.all() if job.run == run.id and job.state in ("queued", "running", "paused")]
+        if not active:
+            raise BadInput(f"Run {run.id} is {run.state(jobs)}, so there is nothing to cancel.")
+        for job in reversed(active):  # those that wait first, so that none starts meanwhile
+            jobs.request_cancel(job)
+        return active[::-1]
+
+    def pause(self, run: Run) -> Job:
+        """Ask the job at which the run stands to stop after its present step; `mixcpt.recipes.resume` goes on with it.
+
+        Raises:
+            BadInput: it is neither running nor waiting.
+        """
+        jobs = Jobs(self.workspace)
+        job = jobs.for_run(run.id)
+        if job is None or job.state not in ("queued", "running"):
+            raise BadInput(f"Run {run.id} is {run.state(jobs)}, so there is nothing to pause.")
+        jobs.request_pause(job)
+        return job
 
     def _ids(self) -> list[str]:
         """Folders that hold a run. Ids carry the stage first, so they are sorted by what follows: the time."""
@@ -204,9 +292,8 @@ class Runs:
         return sorted(names, key=lambda name: name.partition("-")[2])
 
 
-def _cut_torn_line(file: int) -> None:
-    size = os.fstat(file).st_size
-    if size == 0 or os.pread(file, 1, size - 1) == b"\n":
-        return
-    whole = os.pread(file, size, 0).rfind(b"\n") + 1
-    os.ftruncate(file, whole)
+def _hide(folder: Path) -> Path:
+    """Gone at once for every reader, however long the removal takes."""
+    hidden = folder.with_name(f".deleted-{folder.name}")
+    os.replace(folder, hidden)
+    return hidden

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from mixcpt.corpus import Manifest
 
 HANDLERS = {
+    "doctor": "mixcpt.doctor:run_job",
+    "fetch": "mixcpt.worker:fetch_job",
+    "prepare": "mixcpt.worker:prepare_job",
     "ingest": "mixcpt.worker:ingest_job",
     "train": "mixcpt.training:run_job",
     "evaluate": "mixcpt.evaluation:run_job",
@@ -169,6 +172,47 @@ def _beat(context: JobContext) -> None:
         context.job.heartbeat.touch()
         context.flush()
         time.sleep(HEARTBEAT_SECONDS)
+
+
+def fetch_job(context: JobContext) -> str:
+    """Fetch and convert a model. Payload: `model`, and `accept_terms` (default False) when the user has just accepted
+    its terms."""
+    from mixcpt.modelstore import ensure_model
+
+    payload = context.job.payload
+    ensure_model(
+        context.workspace,
+        payload["model"],
+        accept_terms=payload.get("accept_terms", False),
+        progress=lambda message: context.progress(None, message),
+        should_stop=context.check,
+    )
+    return f"The model {payload['model']} is ready."
+
+
+def prepare_job(context: JobContext) -> str:
+    """Make and tokenise the sources of a mixture. Payload: `model`, whose tokenizer cuts the text, and what
+    `mixcpt.mixture.needs` says of the mixture."""
+    from mixcpt.mixture import needing, prepare
+    from mixcpt.modelstore import ensure_model
+    from mixcpt.tokens import TextTokenizer
+
+    payload = dict(context.job.payload)
+    folder = ensure_model(
+        context.workspace,
+        payload.pop("model"),
+        progress=lambda message: context.progress(None, message),
+        should_stop=context.check,
+    )
+    config = needing(payload)
+    prepare(
+        context.workspace,
+        config,
+        TextTokenizer.from_folder(folder),
+        progress=context.progress,
+        should_stop=context.check,
+    )
+    return f"Tokenised: {', '.join(config.target_tokens())}."
 
 
 def ingest_job(context: JobContext) -> str:

@@ -2,20 +2,23 @@
 
 import streamlit as st
 
-from app import home_view
+from app import home_view, state
+from mixcpt.overview import overview
+
+runs = overview(state.workspace())
 
 st.title("Mix-CPT Studio")
 st.markdown(
-    "Adapt a language model to **your own field**, and see what it **forgets** while it learns. "
-    "You bring documents; the studio mixes them with general text, trains a small adapter on the mixture and measures "
-    "gain and loss side by side. Everything happens on this machine."
+    "Adapt a language model to **your own field**, and see what it **forgets** while it learns. You bring documents; "
+    "the studio mixes them with general text, trains a small adapter on the mixture and measures gain and loss side by "
+    "side. Everything happens on this machine."
 )
 
 story, side = st.columns([2, 1], gap="medium")
 with story:
-    home_view.recorded_experiment()
+    home_view.recorded_experiment(runs)
 with side:
     home_view.quick_run()
     home_view.machine_card()
-home_view.next_steps()
-home_view.recent_runs()
+home_view.next_steps(runs)
+home_view.recent_runs(runs)

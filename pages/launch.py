@@ -1,3 +1,20 @@
+"""Launch: the form of a run on the left, what it will need and the button on the right."""
+
 import streamlit as st
 
+from app import launch_recipe, launch_summary, launch_view
+
+draft = launch_view.current()
 st.title("Launch")
+st.markdown(
+    "Choose what is trained, how long and at what. Everything has a default that works; hover over **?** to learn more."
+)
+
+form, side = st.columns([8, 5], gap="medium")
+with form:
+    launch_view.basics(draft)
+    launch_view.prediction(draft)
+with side:
+    launch_summary.summary(draft)
+launch_view.advanced(draft)
+launch_recipe.recipe(draft)

@@ -3,7 +3,9 @@
 One recipe is run to its end with real worker processes and shared; else jobs run inside this process.
 """
 
+import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -17,13 +19,19 @@ import pytest
 import torch
 import yaml
 from in_process import InProcess, write_prose
+from made import made_run
+from made import stage_of as stage_of_draft
 from peft import PeftModel
+from test_machine import PLAIN
 from transformers import AutoModelForCausalLM
 
-from mixcpt import recipes, supervisor, worker
+from mixcpt import guesses, machine, recipes, supervisor, worker
 from mixcpt.cli import main
 from mixcpt.config import Stage, override, validate
+from mixcpt.corpus import Corpus
+from mixcpt.drafts import Guess
 from mixcpt.jobs import Jobs
+from mixcpt.notebook import Notebook
 from mixcpt.runs import Run, Runs
 from mixcpt.workspace import Workspace
 
@@ -359,6 +367,153 @@ def test_comparing_an_experiment_says_how_many_runs_are_left_out(queued: tuple[W
     compared = cli("compare", "tiny", "--json")
     assert compared.code == 0 and len(compared.json["runs"]) == 1
     assert compared.err == "tiny: 1 of 2 runs left out, for they are not finished\n"
+
+
+# --- what the app offers, from a terminal
+
+
+@pytest.fixture
+def two_runs(small_corpora: Workspace, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Two finished runs of the experiment `trial`, nothing trained."""
+    monkeypatch.setenv("MIXCPT_HOME", str(small_corpora.root))
+    return [made_run(small_corpora, seed=seed, stage=stage_of_draft(training__learning_rate=rate))
+            for seed, rate in ((0, 1e-3), (1, 1e-4))]  # fmt: skip
+
+
+def test_rename_and_tag(two_runs: list[Run], cli: Cli) -> None:
+    run = two_runs[0]
+    assert cli("rename", run.id, "high *rate*").code == 0
+    assert cli("tag", run.id, "keep", "wells").out == f"{run.id}  keep, wells\n"
+    (row,) = [row for row in cli("runs", "--json").json if row["id"] == run.id]
+    assert (row["name"], row["tags"]) == ("high *rate*", ["keep", "wells"])
+    shown = cli("show", run.id, "--json").json
+    assert (shown["name"], shown["tags"]) == ("high *rate*", ["keep", "wells"])
+    assert cli("tag", run.id).out == f"{run.id}  no tags\n"
+    assert_refused(cli("rename", run.id, "two\nlines"), "cannot be seen")
+
+
+def test_delete_asks_or_wants_yes(two_runs: list[Run], cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = two_runs[0]
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert_refused(cli("delete", run.id), "add --yes")
+    monkeypatch.setattr(sys, "stdin", Terminal("no\n"))
+    assert "Nothing was deleted" in cli("delete", run.id).err and run.folder.exists()
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    assert cli("delete", run.id).out == f"run {run.id} deleted\n" and not run.folder.exists()
+    assert cli("delete", two_runs[1].id, "--yes").code == 0
+    assert cli("runs", "--json").json == []
+
+
+def test_corpus_search(two_runs: list[Run], cli: Cli) -> None:
+    found = cli("corpus", "search", "field", "MILLER OF place", "--limit", 3, "--json")
+    check_keys("mixcpt corpus search", [found.json])
+    documents = Corpus.open(Workspace(), "field").documents()
+    assert found.json["total"] == len(documents)
+    assert [one["text"] for one in found.json["documents"]] == [document.text for document in documents[:3]]
+    assert cli("corpus", "search", "field", "no such words", "--json").json == {"total": 0, "documents": []}
+    assert f"of {len(documents)} documents hold" in cli("corpus", "search", "field", "barley").out
+    assert_refused(cli("corpus", "search", "gone", "x"), "no corpus 'gone'")
+    assert cli("corpus", "search", "field", "x", "--limit", -1).code == 2
+
+
+def test_estimate_of_every_arm(two_runs: list[Run], cli: Cli, tiny_model_folder: Path, tmp_path: Path) -> None:
+    machine.keep(Workspace(), PLAIN)
+    arms = [{"name": "one"}, {"name": "two", "set": {"mixture.budget_tokens": 1024}}]
+    tune = {"values": [1e-4, 1e-3, 1e-2], "budget_tokens": 256, "groups": {"ce": {"objective.retention": "none"}}}
+    recipe = write_recipe(tmp_path, tiny_model_folder, arms=arms, seeds=[0, 1], tune=tune)
+    found = cli("estimate", recipe, "--json").json
+    check_keys("mixcpt estimate", [found])
+    assert [(arm["arm"], arm["runs"]) for arm in found["arms"]] == [("tune ce", 3), ("one", 2), ("two", 2)]
+    assert found["seconds"] == pytest.approx(sum(arm["runs"] * arm["seconds"] for arm in found["arms"]))
+    assert found["arms"][2]["seconds"] > found["arms"][1]["seconds"]
+    assert found["memory_bytes"] == max(arm["memory_bytes"] for arm in found["arms"])
+    assert "two" in cli("estimate", recipe).out and "in all" in cli("estimate", recipe).out
+
+
+def test_preview_of_a_row(two_runs: list[Run], cli: Cli, tiny_model_folder: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, tiny_model_folder)
+    found = cli("preview", recipe, "--row", 1, "--json").json
+    check_keys("mixcpt preview", [found])
+    rows = found["mixture"]["rows"]
+    assert rows >= 4  # 512 tokens in rows of 128
+    assert found["row"]["number"] == 1 and len(found["row"]["tokens"]) + found["row"]["room"] == 128
+    text = cli("preview", recipe, "--row", 1).out
+    assert f"row 1 of {rows}: " in text and "--- field: " in text and "⟦" in text and "asked for 75.0%" in text
+    assert_refused(cli("preview", recipe, "--row", rows), f"no row {rows}", f"has {rows}")
+
+
+def test_guess_and_outcome(two_runs: list[Run], cli: Cli, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """made_run: the field from 1.6 to 1.22 bits per byte, general text from 1.25 to 1.345 (at 95 % of the change)."""
+    guesses.keep(two_runs[0], Guess(domain_gain=20, forgetting=3))
+    shown = cli("show", two_runs[0].id, "--json").json
+    check_keys("mixcpt show", [shown])
+    assert (shown["guess"]["domain_gain"], shown["guess"]["forgetting"]) == (20, 3)
+    assert shown["guess"]["outcome"]["domain_gain"] == pytest.approx(100 * 0.4 * (1 - math.exp(-3)) / 1.6)
+    assert f"guess: {shown['guess']['sentence']}" in cli("show", two_runs[0].id).out
+    assert cli("show", two_runs[1].id, "--json").json["guess"] is None
+    recipe = write_recipe(tmp_path, tiny_model_folder)
+    for wrong in ("20", "gain=20", "gain=x,forgetting=3", "gain=20,forgetting=3,more=1"):
+        assert_refused(cli("run", recipe, "--guess", wrong), "guess")
+
+
+def test_a_guess_is_kept_with_the_runs(queued: tuple[Workspace, Run], cli: Cli, tmp_path: Path,
+                                       tiny_model_folder: Path) -> None:  # fmt: skip
+    recipe = write_recipe(tmp_path, tiny_model_folder)
+    done = cli("run", recipe, "--set", "cpt.mixture.budget_tokens=256", "--guess", "gain=20,forgetting=3")
+    assert done.code == 0
+    run = Runs(queued[0]).get(done.out.strip())
+    assert guesses.read(run) == Guess(domain_gain=20, forgetting=3)
+    assert cli("show", run.id, "--json").json["guess"]["outcome"] is not None
+
+
+def test_compare_as_a_page_and_as_differences(two_runs: list[Run], cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    assert cli("compare", "trial", "--html", out).out == f"{out}\n"
+    assert out.read_text().startswith("<!doctype html>") and two_runs[0].id in out.read_text()
+    diff = cli("compare", "trial", "--diff", "--json").json
+    rates = {row["setting"]: row["values"] for row in diff}["training.learning_rate"]
+    assert list(rates) == [run.id for run in two_runs] and len(set(rates.values())) == 2
+    assert "training.learning_rate" in cli("compare", "trial", "--diff").out
+    assert cli("compare", "trial", "--diff", "--csv").code == 2
+
+
+def test_charts_notes_and_pins(two_runs: list[Run], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "plane.html"
+    assert cli("chart", "plane", "trial", "--out", out).out == f"{out}\n"
+    assert "Gain against forgetting" in out.read_text()
+    assert cli("chart", "lengths", "field", "--out", out).code == 0
+    assert_refused(cli("chart", "pie", "trial", "--out", out), "no chart 'pie'", "plane")
+
+    assert cli("note", "trial", "It **works**.").code == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO("From a file."))
+    assert cli("note", "trial", "-").code == 0
+    assert_refused(cli("note", "trial", "  "), "The note is empty")
+    first = cli("pin", "trial", "plane", "trial", "--caption", "All")
+    assert first.out == cli("pin", "trial", "plane", "trial", "--caption", "All").out, "pinned once"
+    assert_refused(cli("pin", "trial", "pie", "trial"), "no chart 'pie'")
+    kept = Notebook(Workspace(), "trial").read()
+    assert [note.text for note in kept.notes] == ["It **works**.", "From a file."]
+    assert [(pin.chart, pin.subjects) for pin in kept.pins] == [("plane", tuple(run.id for run in two_runs))]
+
+
+def test_pause_and_rerun_with_changes(queued: tuple[Workspace, Run], cli: Cli) -> None:
+    workspace, run = queued
+    assert f"mixcpt resume {run.id}" in cli("pause", run.id).out and run.state(Jobs(workspace)) == "paused"
+    done = cli("rerun", run.id, "--set", "training.learning_rate=1e-4")
+    again = Runs(workspace).get(done.out.strip())
+    assert again.config == override(run.config, {"training.learning_rate": 1e-4}) and again.info.arm == ""
+    assert_refused(cli("rerun", run.id, "--set", "training.rate=1"), "'training.rate' is unknown")
+
+
+def test_the_recorded_experiment(home: Workspace, cli: Cli) -> None:
+    ids = cli("recorded").out.split()
+    assert ids and [row["id"] for row in cli("runs", "--json").json] == ids == cli("recorded").out.split()
+    assert {row["status"] for row in cli("runs", "--json").json} == {"done"}
 
 
 # --- bad input

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mixcpt.compare import as_csv, as_text, compare, domain_share, summarise
+from mixcpt.compare import as_csv, as_text, compare, config_diff, domain_share, summarise, with_curves
 from mixcpt.config import Stage, override, validate
 from mixcpt.errors import BadInput
 from mixcpt.runs import Run, Runs
@@ -260,3 +260,74 @@ def test_the_spread_of_a_percentage_is_a_percentage() -> None:
 def test_a_run_without_an_arm_is_called_by_its_id(workspace: Workspace) -> None:
     run = make(workspace, CURVE, arm="")
     assert run.id in as_text(compare([run])) and run.id in as_text(summarise(compare([run])))
+
+
+@pytest.mark.parametrize(
+    ("arm", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@SUM", "'@SUM"),
+        ("\t=1", "'=1"),
+        ("a\r\n=1", "a =1"),
+        ("a-b", "a-b"),
+    ],
+)
+def test_a_name_in_csv_is_no_formula_and_numbers_stay_numbers(workspace: Workspace, arm: str, cell: str) -> None:
+    run = make(workspace, [(0, measure(1.0, 1.0)), (64, measure(1.25, 0.5))], arm=arm)
+    (read,) = csv.DictReader(io.StringIO(as_csv(compare([run]))))
+    assert read["arm"] == cell
+    assert (read["domain_gain"], read["forgetting"]) == ("-0.25", "-0.5")
+
+
+def test_csv_has_no_curves(workspace: Workspace) -> None:
+    assert "curve" not in next(csv.reader(io.StringIO(as_csv(with_curves([make(workspace, CURVE)])))))
+
+
+def test_a_title_is_the_name_or_the_arm_or_the_id(workspace: Workspace) -> None:
+    named, armed, bare = (make(workspace, CURVE, arm=arm, experiment=str(n)) for n, arm in enumerate(["a", "b", ""]))
+    named.relabel(name="mine")
+    assert [row["title"] for row in with_curves([named, armed, bare])] == ["mine", "b", bare.id]
+
+
+def test_arms_of_one_name_are_told_apart_by_experiment_or_id(workspace: Workspace) -> None:
+    one, two = make(workspace, CURVE, experiment="one"), make(workspace, CURVE, experiment="two")
+    assert [row["title"] for row in with_curves([one, two])] == ["mixture · one", "mixture · two"]
+    other = make(workspace, CURVE, experiment="one", changes={"adapter.rank": 4})
+    titles = [row["title"] for row in with_curves([one, other])]
+    assert titles == [f"mixture · {one.id[-6:]}", f"mixture · {other.id[-6:]}"]
+
+
+def test_seeds_have_one_title_even_under_several_names(workspace: Workspace) -> None:
+    first, second = seeds(workspace, (0.5, 1.0))
+    first.relabel(name="first try")
+    second.relabel(name="second try")
+    assert {row["title"] for row in with_curves([first, second])} == {"mixture"}
+
+
+def test_only_settings_that_differ_are_listed_with_their_labels(workspace: Workspace) -> None:
+    one = make(workspace, CURVE)
+    two = make(workspace, CURVE, seed=3, changes={"training.warmup": 0.25, "mixture.joiner": " "})
+    assert [
+        (row["setting"], row["part"], row["label"], *row["values"].values()) for row in config_diff([one, two])
+    ] == [
+        ("mixture.joiner", "Mixture", "Between question and answer", '"\\n\\n"', '" "'),
+        ("mixture.seed", "Mixture", "Mixture seed", "0", "3"),
+        ("training.warmup", "Training", "Warm-up (of the steps)", "0.05", "0.25"),
+        ("training.seed", "Training", "Training seed", "0", "3"),
+    ]
+    assert config_diff([one]) == []
+
+
+def test_sources_are_matched_by_name_and_compared_as_shares_of_the_whole(workspace: Workspace) -> None:
+    three_to_one = make(workspace, CURVE)
+    in_percent = make(workspace, CURVE, changes={"mixture.sources.0.share": 75, "mixture.sources.1.share": 25})
+    assert config_diff([three_to_one, in_percent]) == []
+    other = make(workspace, CURVE, changes={"mixture.sources.1.source": "books", "mixture.sources.1.share": 3})
+    diff = {row["label"]: list(row["values"].values()) for row in config_diff([three_to_one, other])}
+    assert diff == {
+        "Share of field": ["75 %, the field", "50 %, the field"],
+        "Share of world": ["25 %", "–"],
+        "Share of books": ["–", "50 %"],
+    }

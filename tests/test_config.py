@@ -26,6 +26,7 @@ from mixcpt.config import (
     override,
     parse_change,
     to_yaml,
+    uploaded,
     validate,
 )
 from mixcpt.errors import BadConfig, BadFile
@@ -468,3 +469,25 @@ def test_accumulation_is_what_is_left_of_a_step():
 )
 def test_a_teacher_is_needed_only_for_retention(settings, needed):
     assert ObjectiveConfig(**settings).needs_teacher is needed
+
+
+def test_an_uploaded_file_is_a_recipe_or_a_stage():
+    recipe = uploaded(b"name: r\ncpt: {mixture: {sources: [{source: a, share: 1}]}}", "r.yaml")
+    assert recipe == Recipe(name="r", cpt=Stage(mixture=MixtureConfig(sources=[SourceShare(source="a", share=1)])))
+    assert uploaded(b"mixture: {sources: [{source: a, share: 1}]}", "s.yaml") == recipe.cpt
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"a: &x [1]\nb: *x", "aliases"),
+        (b"[" * 5000, "f.yaml"),
+        (b"\xff\xfe", "not valid YAML"),
+        (b"seed: " + b"9" * 5000, "f.yaml"),
+        (b"- 1", "holds list"),
+        (b"!!python/object/apply:os.system ['true']", "not valid YAML"),
+    ],
+)
+def test_a_hostile_upload_gives_one_sentence(content, sentence):
+    with pytest.raises((BadFile, BadConfig), match=sentence):
+        uploaded(content, "f.yaml")

@@ -7,28 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from test_machine import H200, PLAIN, TIMINGS, WITH_GPU
 
-from mixcpt import doctor
-from mixcpt.doctor import Gpu, Machine, Timings, machine, report
+from mixcpt import doctor, worker
+from mixcpt import machine as facts
+from mixcpt.doctor import machine, report
+from mixcpt.jobs import Jobs
+from mixcpt.machine import Timings
 from mixcpt.workspace import Workspace
-
-TIMINGS = Timings(fp32=200.0, bf16=900.0, cpu="Some CPU", threads=2, torch="2.13.0")
-PLAIN = Machine(
-    cpu="Some CPU",
-    cores=2,
-    memory_gb=24.0,
-    memory_available_gb=20.0,
-    disk_free_gb=50.0,
-    python="3.11.7",
-    torch="2.13.0",
-    cuda=None,
-    cuda_missing="no NVIDIA GPU was found",
-    bitsandbytes="0.50.2",
-    nf4_missing=None,
-    timings=TIMINGS,
-)
-H200 = Gpu(name="H200", memory_gb=140.0, memory_free_gb=35.0, capability="9.0")
-WITH_GPU = PLAIN.model_copy(update={"cuda": H200, "cuda_missing": None})
 
 
 @pytest.fixture
@@ -50,7 +36,7 @@ def test_nf4_really_works_here(workspace: Workspace) -> None:
 def test_timings_are_kept_until_asked_for_anew(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     here = TIMINGS.model_copy(
-        update={"cpu": doctor._cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        update={"cpu": facts.cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     )
 
     def measure() -> Timings:
@@ -67,7 +53,7 @@ def test_timings_are_kept_until_asked_for_anew(workspace: Workspace, monkeypatch
 def test_timings_on_a_busy_machine_do_not_replace_better_ones(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here: dict[str, Any] = {"cpu": doctor._cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    here: dict[str, Any] = {"cpu": facts.cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     measured = [Timings(fp32=200, bf16=60, **here), Timings(fp32=20, bf16=70, **here)]
     monkeypatch.setattr(doctor, "measure", lambda: measured.pop(0))
     machine(workspace)
@@ -75,28 +61,53 @@ def test_timings_on_a_busy_machine_do_not_replace_better_ones(
     assert (later.fp32, later.bf16) == (200, 70)
 
 
-@pytest.mark.parametrize("kept", ["not json", "{}", json.dumps(TIMINGS.model_dump())])
-def test_timings_of_another_machine_or_version_are_not_believed(workspace: Workspace, kept: str) -> None:
-    (workspace.root / "machine.json").write_text(kept)
-    assert machine(workspace).timings.cpu == doctor._cpu_name()
+def test_the_whole_machine_is_kept_and_read_without_measuring(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = machine(workspace)
+    monkeypatch.setattr(doctor, "measure", lambda: pytest.fail("it was measured a moment ago"))
+    free = {"memory_available_gb", "disk_free_gb", "cuda"}  # these are looked at anew
+    for again in (machine(workspace), facts.read(workspace)):
+        assert again and again.model_dump(exclude=free) == found.model_dump(exclude=free)
 
 
-def test_faster_precision_is_chosen_on_the_cpu() -> None:
-    assert PLAIN.precision == "bf16"
-    slow = PLAIN.model_copy(update={"timings": TIMINGS.model_copy(update={"bf16": 60.0})})
-    assert slow.precision == "fp32" and "faster in fp32" in slow.why
+def test_a_file_with_timings_only_is_measured_anew(workspace: Workspace) -> None:
+    """So it was kept before there was an app."""
+    (workspace.root / "machine.json").write_text(json.dumps(TIMINGS.model_dump()))
+    assert machine(workspace).timings.cpu == facts.cpu_name()
+    assert facts.read(workspace) is not None
 
 
-def test_gpu_means_nf4_unless_it_fails() -> None:
-    assert WITH_GPU.precision == "nf4" and "the GPU" in report(WITH_GPU)
+def test_a_gpu_that_came_is_noticed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "measure", lambda: TIMINGS)
+    machine(workspace)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(doctor, "_gpu", lambda: (H200, None))
+    monkeypatch.setattr(doctor, "_nf4", lambda device: ("0.50.2", f"fails on this {device}"))
+    found = machine(workspace)
+    assert found.cuda == H200 and found.precision == "bf16"
+
+
+def test_the_doctor_is_a_job(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    timings = TIMINGS.model_copy(update={"fp32": 1.0, "bf16": 2.0})
+    monkeypatch.setattr(doctor, "measure", lambda: timings)
+    job = Jobs(workspace).submit("doctor", {})
+    assert worker.work(worker.JobContext(workspace, job)) == 0
+    found = facts.read(workspace)
+    assert found and found.timings == timings
+    assert job.state == "done" and f"in {found.precision}." in job.status.message
+
+
+def test_a_gpu_in_the_report() -> None:
+    assert "the GPU" in report(WITH_GPU)
     broken = WITH_GPU.model_copy(update={"nf4_missing": "bitsandbytes 0.50.2 fails on this cuda (x); use bf16"})
-    assert broken.precision == "bf16" and "4-bit models (NF4)" in report(broken)
+    assert "4-bit models (NF4)" in report(broken)
 
 
 def test_free_memory_of_the_gpu_is_told_apart_from_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = SimpleNamespace(name="H200", major=9, minor=0)
+    seen = SimpleNamespace(name="H200", major=9, minor=0, uuid="1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: facts)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: seen)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (35_000_000_000, 140_000_000_000))
     assert doctor._gpu() == (H200, None)
     assert "140 GB, 35 GB of it free" in report(WITH_GPU)

@@ -13,7 +13,9 @@ LIBRARY = Path(mixcpt.__file__).parent
 LIGHT = [
     *("errors", "config", "workspace", "tokens", "sources", "records", "corpus", "cleaning", "builtin", "atlas"),
     *("unify", "mixture", "packing", "runs", "jobs", "supervisor", "worker", "compare", "statistics", "estimate"),
-    *("evaluation", "modelstore", "recipes", "cli"),
+    *("evaluation", "modelstore", "modelfiles", "recipes", "cli", "cli_do", "cli_show", "studio", "machine"),
+    *("palette", "drafts", "presets", "preflight", "launching", "guesses", "overview", "queue", "metrics", "progress"),
+    *("preview", "notebook", "journal", "charts", "comparison", "plotting", "roots", "uploads", "search", "recorded"),
 ]
 HEAVY = ["torch", "transformers", "peft", "lm_eval", "datasets", "streamlit"]
 

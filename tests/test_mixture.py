@@ -14,8 +14,8 @@ from mixcpt.builtin import SOURCES
 from mixcpt.config import MixtureConfig, SourceShare
 from mixcpt.corpus import Corpus, ingest
 from mixcpt.errors import BadCorpus, NotFound
-from mixcpt.mixture import Mixture, TokenTable, realise, tokenise, validation_documents
-from mixcpt.packing import IGNORED
+from mixcpt.mixture import Mixture, TokenTable, _draw, _generator, realise, tokenise, validation_documents
+from mixcpt.packing import IGNORED, cut
 
 
 def table(lengths, first=1000):
@@ -240,6 +240,38 @@ def test_a_mixture_of_fifty_thousand_rows():
     assert mixture.fullness > 0.97
     assert abs(mixture.tokens - 25_600_000) <= 512
     assert mixture.report()[0].realised_share == pytest.approx(0.75, abs=1e-4)
+
+
+def draw_slowly(name, table, target, config, opening):
+    """The first version of `_draw`, a segment at a time, for sources of which nothing is kept out."""
+    pool = np.flatnonzero(table.lengths > 1)
+    segments: list[tuple[int, int, int, int]] = []
+    total = 0
+    for epoch in range(100_000):
+        for document in pool[_generator(config.seed, name, epoch).permutation(len(pool))].tolist():
+            for start, text in cut(int(table.lengths[document]), config.row_tokens - opening):
+                length = opening + text
+                if segments and total + length - target > target - total:
+                    return segments
+                segments.append((document, start, length, epoch))
+                total += length
+                if total >= target:
+                    return segments
+    raise AssertionError("unreachable")
+
+
+@pytest.mark.parametrize("opening", [0, 1])
+@pytest.mark.parametrize("target", [0, 1, 60, 2_000, 2_017, 9_999])
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test_what_is_drawn_is_as_it_was_first_written(three, name, target, opening):
+    settings = config(SHARES, seed=3)
+    segments, _ = _draw(name, three[name], target, settings, set(), opening)
+    assert [tuple(row) for row in segments.tolist()] == draw_slowly(name, three[name], target, settings, opening)
+
+
+def test_the_fingerprint_of_a_mixture_never_changes(three):
+    """Recorded before drawing and packing were made fast; runs on disk name their rows by such a fingerprint."""
+    assert build(config(SHARES), three).fingerprint() == "b4a9db4d692ff6bf"
 
 
 # With real corpora

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcpt.packing import IGNORED, build_row, cut, pack
+from mixcpt.packing import IGNORED, build_row, cut, cut_all, pack
 
 FEW = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 
@@ -115,3 +115,39 @@ def test_labels_never_cross_the_start_of_a_segment(segments):
         assert row.labels[place] == (IGNORED if starts else row.ids[place])
         assert row.positions[place] == (0 if starts else row.positions[place - 1] + 1)
     assert (row.labels != IGNORED).sum() == sum(len(ids) - 1 for ids in segments)
+
+
+def pack_slowly(lengths, row_tokens, open_rows=32):
+    """The first version of `pack`, which looks at every open row for every segment. Runs that were made with it name
+    rows by their fingerprint, so the fast one must place every segment as this does."""
+    rows: list[list[int]] = []
+    room: dict[int, int] = {}
+    for index, length in enumerate(lengths):
+        fitting = [row for row, left in room.items() if left >= length]
+        if fitting:
+            row = min(fitting, key=lambda candidate: room[candidate])
+        else:
+            if len(room) >= open_rows:
+                del room[min(room, key=lambda candidate: room[candidate])]
+            row = len(rows)
+            rows.append([])
+            room[row] = row_tokens
+        rows[row].append(index)
+        room[row] -= length
+        if room[row] == 0:
+            del room[row]
+    return rows
+
+
+@FEW
+@given(lengths, st.integers(40, 60), st.integers(1, 8))
+def test_packing_is_as_it_was_first_written(lengths, row_tokens, open_rows):
+    assert pack(lengths, row_tokens, open_rows) == pack_slowly(lengths, row_tokens, open_rows)
+
+
+@FEW
+@given(st.lists(st.integers(0, 200), max_size=20), st.integers(1, 50))
+def test_cutting_all_at_once_is_cutting_one_by_one(document_lengths, row_tokens):
+    document, start, length = cut_all(np.array(document_lengths, dtype=np.int64), row_tokens)
+    expected = [(number, *piece) for number, one in enumerate(document_lengths) for piece in cut(one, row_tokens)]
+    assert list(zip(document.tolist(), start.tolist(), length.tolist(), strict=True)) == expected

@@ -10,7 +10,7 @@ import pytest
 from conftest import PROSE
 from in_process import InProcess, write_prose
 
-from mixcpt import doctor, models, recipes
+from mixcpt import doctor, machine, recipes
 from mixcpt.config import CorpusSpec, Recipe, override, validate
 from mixcpt.corpus import corpus_names, ingest_records
 from mixcpt.errors import BadConfig, BadFile, BadInput, MixcptError, TooLittle
@@ -268,7 +268,7 @@ def test_tuning_is_done_anew_for_another_seed_text_or_precision(
     assert recipes._question(small_corpora, override(tiny, {"seeds": [4]})) != asked
     assert recipes._question(small_corpora, override(tiny, {"seeds": [3, 4]})) == asked
     with monkeypatch.context() as patch:
-        patch.setattr(models, "resolve", lambda config, workspace: ("cpu", "bf16"))
+        patch.setattr(machine, "resolve", lambda config, facts: ("cpu", "bf16"))
         assert recipes._question(small_corpora, tiny) != asked
     records = [Record(kind="documents", text=PROSE.format(f"town {place}"), file="test") for place in range(40)]
     ingest_records(small_corpora, "world", records, files=[], tokenizer=tiny_tokenizer, replace=True)
@@ -328,9 +328,10 @@ def test_only_free_memory_of_the_gpu_counts(
     workspace: Workspace, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu = SimpleNamespace(memory_gb=141.0, memory_free_gb=0.001)
-    monkeypatch.setattr(doctor, "machine", lambda workspace: SimpleNamespace(cuda=gpu))
-    monkeypatch.setattr(models, "resolve", lambda config, workspace: ("cuda", "bf16"))
+    with_gpu = SimpleNamespace(cuda=gpu, precision="bf16")
+    monkeypatch.setattr(doctor, "machine", lambda workspace: with_gpu)
+    stage = override(recipe(tiny_model_folder).cpt, {"model.device": "auto", "model.precision": "auto"})
     with pytest.raises(TooLittle, match=r"0\.0 GB are free"):
-        recipes.estimate_stage(workspace, recipe(tiny_model_folder).cpt)
+        recipes.estimate_stage(workspace, stage)
     gpu.memory_free_gb = 100.0
-    recipes.estimate_stage(workspace, recipe(tiny_model_folder).cpt)
+    recipes.estimate_stage(workspace, stage)

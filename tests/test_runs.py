@@ -8,7 +8,7 @@ import pytest
 from mixcpt.config import MixtureConfig, SourceShare, Stage
 from mixcpt.errors import BadFile, BadInput, NotFound
 from mixcpt.jobs import Jobs
-from mixcpt.runs import Run, Runs
+from mixcpt.runs import Labels, Run, Runs
 from mixcpt.workspace import Workspace
 
 STAGE = Stage(mixture=MixtureConfig(sources=[SourceShare(source="builtin/atlas", share=1)]))
@@ -197,3 +197,148 @@ def test_runs_made_in_the_same_second_are_listed_in_their_order(runs: Runs) -> N
     """So that arms are compared in the order in which the recipe names them."""
     made = [runs.create(STAGE, experiment="e").id for _ in range(12)]
     assert [run.id for run in runs.all()] == made
+
+
+def test_labels_begin_with_the_name_and_change_apart(runs: Runs) -> None:
+    run = runs.create(STAGE, experiment="e", name="first", tags=["a", "b"])
+    assert run.labels == Labels("first", ("a", "b"))
+    run.relabel(name="second")
+    run.relabel(tags=["c"])
+    assert Runs(runs.workspace).get(run.id).labels == Labels("second", ("c",))
+    assert run.info.name == "first"
+
+
+def test_labels_of_a_run_without_any(run: Run) -> None:
+    assert run.labels == Labels() and not (run.folder / "labels.json").exists()
+    run.relabel(name="")
+    assert not (run.folder / "labels.json").exists()
+
+
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "**x** $y$ :red[z]", "Übung 试 👩‍🔬", "a, b; c"])
+def test_labels_are_kept_as_typed(run: Run, text: str) -> None:
+    run.relabel(name=f"  {text} ", tags=[text, f" {text}", ""])
+    assert run.labels == Labels(text, (text,))
+
+
+@pytest.mark.parametrize(
+    ("name", "tags", "complaint"),
+    [
+        ("n" * 81, [], "81 characters: use at most 80"),
+        ("", ["t" * 31], "31 characters: use at most 30"),
+        ("", [f"t{number}" for number in range(13)], "13 tags: use at most 12"),
+        ("two\nlines", [], "cannot be seen"),
+        ("", ["be\x07ll"], "cannot be seen"),
+        ("\u202egnp.exe", [], "cannot be seen"),
+        ("half \ud83d", [], "cannot be seen"),
+    ],
+)
+def test_bad_labels_are_refused_and_change_nothing(run: Run, name: str, tags: list[str], complaint: str) -> None:
+    run.relabel(name="kept", tags=["kept"])
+    with pytest.raises(BadInput, match=complaint):
+        run.relabel(name=name, tags=tags)
+    assert run.labels == Labels("kept", ("kept",))
+
+
+def test_a_bad_name_makes_no_run(runs: Runs) -> None:
+    with pytest.raises(BadInput, match="81 characters"):
+        runs.create(STAGE, experiment="e", name="n" * 81)
+    assert runs.all() == []
+
+
+def test_a_deleted_run_is_not_brought_back_by_naming_it(runs: Runs, run: Run) -> None:
+    runs.delete(run)
+    with pytest.raises(NotFound, match="deleted meanwhile"):
+        run.relabel(name="ghost")
+    assert not run.folder.exists()
+
+
+def test_the_title_is_the_name_else_the_arm_else_the_id(runs: Runs, run: Run) -> None:
+    assert run.title == run.id
+    arm = runs.create(STAGE, experiment="e", arm="plain")
+    assert arm.title == "plain"
+    arm.relabel(name="mine")
+    assert arm.title == "mine"
+
+
+def test_a_trained_run_without_jobs_is_done(runs: Runs, run: Run) -> None:
+    """It was recorded, or copied from another workspace."""
+    run.write_results("evaluation", {})
+    assert run.state(Jobs(runs.workspace)) == "new"
+    run.write_results("training", {"tokens": 1})
+    assert run.state(Jobs(runs.workspace)) == "done"
+    Jobs(runs.workspace).submit("train", {}, run=run.id)
+    assert run.state(Jobs(runs.workspace)) == "queued"
+
+
+def test_delete_takes_the_jobs_of_the_run_and_no_others(runs: Runs, run: Run) -> None:
+    jobs = Jobs(runs.workspace)
+    train = jobs.submit("train", {}, run=run.id)
+    train.update(state="failed")
+    jobs.submit("evaluate", {}, run=run.id, after=[train.id])
+    other = jobs.submit("ingest", {})
+    runs.delete(run)
+    assert [job.id for job in Jobs(runs.workspace).all()] == [other.id]
+    assert sorted(folder.name for folder in runs.workspace.jobs.iterdir()) == [".lock", other.id]
+
+
+def test_a_run_that_is_being_exported_is_not_deleted(runs: Runs, run: Run) -> None:
+    run.write_results("training", {})
+    Jobs(runs.workspace).submit("export", {}, run=run.id).update(state="running")
+    with pytest.raises(BadInput, match="is running"):
+        runs.delete(run)
+
+
+def test_cancel_ends_all_that_has_not_ended(runs: Runs, run: Run) -> None:
+    jobs = Jobs(runs.workspace)
+    train = jobs.submit("train", {}, run=run.id)
+    train.update(state="running")
+    evaluate = jobs.submit("evaluate", {}, run=run.id, after=[train.id])
+    other = jobs.submit("train", {})
+    assert [job.id for job in runs.cancel(run)] == [evaluate.id, train.id]
+    assert (train.requested(), evaluate.state, other.state) == ("cancel", "cancelled", "queued")
+    train.update(state="cancelled")
+    with pytest.raises(BadInput, match="is cancelled, so there is nothing to cancel"):
+        runs.cancel(run)
+
+
+def test_pause_stops_the_job_at_which_the_run_stands(runs: Runs, run: Run) -> None:
+    jobs = Jobs(runs.workspace)
+    train = jobs.submit("train", {}, run=run.id)
+    train.update(state="running")
+    assert runs.pause(run).id == train.id and train.requested() == "pause"
+    train.update(state="paused")
+    with pytest.raises(BadInput, match="is paused, so there is nothing to pause"):
+        runs.pause(run)
+
+
+def test_only_new_lines_are_read_and_all_views_agree(run: Run) -> None:
+    run.append(step(1))
+    first = run.read_metrics()
+    run.append(step(2))
+    second = Run(run.folder).read_metrics()
+    assert second == [step(1), step(2)] and second[0] is first[0] and first == [step(1)]
+    run.append({"event": "resume", "step": 1})
+    run.append(step(2, attempt=2))
+    assert run.losses() == [step(1), step(2, attempt=2)]
+
+
+def test_metrics_that_were_replaced_are_read_anew(run: Run) -> None:
+    run.append(step(1))
+    run.append(step(2))
+    assert len(run.losses()) == 2
+    run.metrics.write_text('{"step": 7, "loss": 1.0}\n{"step": 8, "loss": 1.0}\n{"step": 9, "loss": 1.0}\n')
+    assert [record["step"] for record in run.losses()] == [7, 8, 9]
+    run.metrics.unlink()
+    assert run.read_metrics() == []
+    run.append(step(1))
+    assert run.read_metrics() == [step(1)]
+
+
+def test_a_line_damaged_later_is_named_by_its_number(run: Run) -> None:
+    run.append(step(1))
+    run.read_metrics()
+    with open(run.metrics, "ab") as file:
+        file.write(b"{nonsense\n")
+    for _ in range(2):
+        with pytest.raises(BadFile, match="Line 2"):
+            run.read_metrics()

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from mixcpt import models
 from mixcpt.config import Stage, override, validate
-from mixcpt.doctor import Machine
 from mixcpt.errors import BadInput, Diverged, Interrupted, Unavailable
+from mixcpt.machine import Machine
 from mixcpt.mixture import Mixture, realise
 from mixcpt.runs import Run, Runs
 from mixcpt.tokens import TextTokenizer

@@ -11,13 +11,14 @@ Sources named `builtin/...` are made into corpora of the workspace the first tim
 import hashlib
 import json
 from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from mixcpt import atlas
 from mixcpt.corpus import Corpus, corpus_names, ingest_records
 from mixcpt.errors import NotFound
-from mixcpt.records import Message, Record
+from mixcpt.records import Kind, Message, Record
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace, locked, read_json, write_json
 
@@ -110,6 +111,21 @@ SOURCES: dict[str, Callable[[], list[Record]]] = {
     "builtin/general": _general,
 }
 
+KINDS: dict[str, Kind] = {
+    "builtin/atlas": "documents",
+    "builtin/replay": "documents",
+    "builtin/instructions": "instructions",
+    "builtin/preferences": "preferences",
+    "builtin/general": "documents",
+}
+WORDS = {
+    "builtin/atlas": "The atlas of a country that does not exist: facts that no model can know.",
+    "builtin/replay": "General prose to mix in against forgetting.",
+    "builtin/instructions": "General instructions with answers.",
+    "builtin/preferences": "General questions with a better and a worse answer.",
+    "builtin/general": "General prose that is only ever measured, so that forgetting is seen. Do not train on it.",
+}
+
 
 def _heldout(source: str) -> set[str] | None:
     """Ids that are always held out; None leaves it to the usual split."""
@@ -133,9 +149,13 @@ def fingerprint(workspace: Workspace, name: str) -> str:
         NotFound: no such source, with what there is.
     """
     require_source(workspace, name)
-    if name.startswith("builtin/"):
-        return _origin(SOURCES[name](), _heldout(name))
-    return Corpus.open(workspace, name).manifest.fingerprint
+    return _shipped(name) if name in SOURCES else Corpus.open(workspace, name).manifest.fingerprint
+
+
+@cache
+def _shipped(name: str) -> str:
+    """What ships does not change while a process lives, so it is read and hashed once."""
+    return _origin(SOURCES[name](), _heldout(name))
 
 
 def require_source(workspace: Workspace, name: str) -> None:
@@ -146,8 +166,8 @@ def require_source(workspace: Workspace, name: str) -> None:
         raise NotFound(f"There is no built-in source {name!r}: choose from {', '.join(SOURCES)}.")
 
 
-def open_source(workspace: Workspace, name: str, tokenizer: TextTokenizer) -> Corpus:
-    """The corpus of a mixture's source; a built-in one is made when the workspace does not have it as it ships now.
+def find_source(workspace: Workspace, name: str) -> Corpus | None:
+    """The corpus of a mixture's source; None while a built-in one is not there as it ships now.
 
     Raises:
         NotFound: no such corpus, with what there is.
@@ -156,12 +176,23 @@ def open_source(workspace: Workspace, name: str, tokenizer: TextTokenizer) -> Co
     if not name.startswith("builtin/"):
         return Corpus.open(workspace, name)
     corpus_name = name.replace("/", "-")
+    kept, shipped = workspace.corpora / corpus_name / "origin.json", {"records": _shipped(name)}
+    there = corpus_name in corpus_names(workspace) and kept.exists() and read_json(kept) == shipped
+    return Corpus.open(workspace, corpus_name) if there else None
+
+
+def open_source(workspace: Workspace, name: str, tokenizer: TextTokenizer) -> Corpus:
+    """The corpus of a mixture's source; a built-in one is made when the workspace does not have it as it ships now.
+
+    Raises:
+        NotFound: no such corpus, with what there is.
+    """
+    if found := find_source(workspace, name):
+        return found
+    corpus_name = name.replace("/", "-")
     with locked(workspace.corpora / f".{corpus_name}.lock"):
-        records, heldout = SOURCES[name](), _heldout(name)
-        kept, origin = workspace.corpora / corpus_name / "origin.json", {"records": _origin(records, heldout)}
-        there = corpus_name in corpus_names(workspace) and kept.exists() and read_json(kept) == origin
-        if not there:
-            options: dict[str, Any] = {"files": [], "heldout_ids": heldout, "tokenizer": tokenizer, "replace": True}
-            ingest_records(workspace, corpus_name, records, **options)
-            write_json(kept, origin)
+        if not find_source(workspace, name):  # another process may have made it while this one waited
+            options: dict[str, Any] = {"files": [], "heldout_ids": _heldout(name), "tokenizer": tokenizer}
+            ingest_records(workspace, corpus_name, SOURCES[name](), replace=True, **options)
+            write_json(workspace.corpora / corpus_name / "origin.json", {"records": _shipped(name)})
     return Corpus.open(workspace, corpus_name)

@@ -1,0 +1,171 @@
+"""What comes of a comparison: the finding in words, plane and curves, tables, questions, downloads."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from app import show, state
+from app.compare_chooser import Choice
+from app.pins import pin_button
+from app.words import plain, printable
+from mixcpt import charts, comparison
+from mixcpt.compare import Row, as_csv, summarise
+from mixcpt.findings import cautions, findings, leaders
+from mixcpt.runs import Run, Runs
+
+RUNS = "../pages/runs.py"
+_MEASURES = {"general": "General forgetting", "domain": "Domain gain", "kl": "KL to the base"}
+_PINS = {"general": "forgetting_curves", "domain": "gain_curves", "kl": "kl_curves"}
+_SENTENCES = 6
+
+
+def comparison_of(choice: Choice) -> None:
+    rows, arms = choice.rows, summarise(choice.rows)
+    runs = [Runs(state.workspace()).get(row["run"]) for row in rows]
+    _in_words(arms)
+    left, right = st.columns(2, gap="medium")
+    with left:
+        _plane(rows)
+    with right:
+        _curves(rows)
+    _differences(arms)
+    _questions(arms, rows)
+    _settings(runs, rows)
+    _downloads(runs, choice)
+
+
+def _in_words(arms: Sequence[Row]) -> None:
+    found = [*leaders(arms), *findings(arms)]
+    with st.container(border=True, gap="small"):
+        st.subheader("What came out", anchor=False)
+        st.markdown(_bullets(found[:_SENTENCES]))
+        if len(found) > _SENTENCES:
+            with st.expander(f"{len(found) - _SENTENCES} more", key="compare_more"):
+                st.markdown(_bullets(found[_SENTENCES:]))
+        st.caption(" ".join(cautions(arms)))
+
+
+def _bullets(found: Sequence[Any]) -> str:
+    return "\n".join(f"- **{plain(finding.title)}** {finding.words}." for finding in found)
+
+
+def _plane(rows: Sequence[Row]) -> None:
+    with st.container(border=True):
+        _heading(
+            "Gain against forgetting", "plane", rows, "The best place is above and left. Click a point to open it."
+        )
+        event = show.chart(charts.plane(rows), key="compare_plane", select=True)
+        points = event["selection"]["points"]
+        titles = {row["run"]: row["title"] for row in rows}
+        clicked = next((id for point in points if (id := _run_of(point)) in titles), None)
+        if clicked:
+            st.page_link(
+                RUNS,
+                label=f"Open {plain(titles[clicked])}",
+                icon=":material/open_in_new:",
+                query_params={"run": clicked},
+            )
+
+
+def _run_of(point: dict[str, Any]) -> str:
+    """The run of a clicked point; the base has none."""
+    data = point.get("customdata")
+    return str(data[0] if isinstance(data, list) else data)
+
+
+def _curves(rows: Sequence[Row]) -> None:
+    with st.container(border=True, height="stretch"):
+        measure = st.session_state.get("compare_measure") or "general"
+        _heading("Over tokens read", _PINS[measure], rows, "Differences to the base; seeds of an arm share a colour.")
+        st.segmented_control(
+            "Measure",
+            list(_MEASURES),
+            default="general",
+            required=True,
+            format_func=_MEASURES.__getitem__,
+            key="compare_measure",
+            label_visibility="collapsed",
+        )
+        show.chart(charts.forgetting_curves(rows, measure), key="compare_curves")
+
+
+def _heading(words: str, chart: str, rows: Sequence[Row], help: str) -> None:
+    """A subheading with the pin of its chart at the right; of runs of several experiments the notebook is asked for."""
+    experiments = {row["experiment"] for row in rows}
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.subheader(words, anchor=False, help=help, width="content")
+        where = next(iter(experiments)) if len(experiments) == 1 else ""
+        pin_button(where, chart, [row["run"] for row in rows], key=f"compare_pin_{chart}", caption=words)
+
+
+def _differences(arms: Sequence[Row]) -> None:
+    st.subheader("Differences to the base", anchor=False, help=comparison.HOW_TO_READ)
+    shown = comparison.columns(arms)
+    data: dict[str, list[Any]] = {
+        "title": [printable(arm["title"]) for arm in arms],
+        "seeds": [", ".join(map(str, arm["seeds"])) for arm in arms],
+    }
+    config: dict[str, Any] = {
+        "title": st.column_config.TextColumn("Arm", pinned=True, width="medium", help="Runs that differ only by seed."),
+        "seeds": st.column_config.TextColumn("Seeds", width="small"),
+    }
+    for column in shown:
+        data[column.key] = [arm.get(column.key) for arm in arms]
+        config[column.key] = _number(f"{printable(column.title)} ({column.unit})", column)
+        intervals = [arm.get(f"{column.key}_ci") for arm in arms]
+        if any(intervals):
+            spread = f"{column.key}_spread"
+            data[spread] = [(pair[1] - pair[0]) / 2 if pair else None for pair in intervals]
+            config[spread] = st.column_config.NumberColumn(
+                "±", format=_FORMATS[column.form].replace("+", ""), width="small",
+                help="Half the width of the 95 % interval of the mean over seeds.",
+            )  # fmt: skip
+    st.dataframe(data, column_config=config, hide_index=True, key="compare_table", placeholder="–")
+
+
+_FORMATS = {",d": "localized", "signed": "%+.3f", ".3f": "%.3f", ".0%": "percent"}
+
+
+def _number(label: str, column: comparison.Column) -> Any:
+    return st.column_config.NumberColumn(label, format=_FORMATS[column.form], help=plain(column.help))
+
+
+def _questions(arms: Sequence[Row], rows: Sequence[Row]) -> None:
+    if not any(key.endswith("_accuracy") for arm in arms for key in arm):
+        return
+    with st.container(border=True):
+        _heading(
+            "Questions answered right", "questions", rows, "With 95 % intervals; what overlaps is hardly told apart."
+        )
+        show.chart(charts.questions(arms), key="compare_questions")
+
+
+def _settings(runs: Sequence[Run], rows: Sequence[Row]) -> None:
+    st.subheader("In which settings they differ", anchor=False)
+    if len(rows) == 1:
+        st.caption("One run differs from none: choose another beside it.")
+        return
+    table = comparison.settings_table(runs, rows)
+    if not table.rows:
+        st.caption(comparison.SAME_SETTINGS)
+        return
+    data, config = {}, {}
+    for place, (head, *cells) in enumerate(zip(table.columns, *table.rows, strict=True)):
+        key = str(place)  # arms may be called anything, but no two columns alike
+        data[key] = [printable(cell) for cell in cells]
+        config[key] = st.column_config.TextColumn(printable(head), pinned=place < 2)
+    st.dataframe(data, column_config=config, hide_index=True, key="compare_settings")
+
+
+def _downloads(runs: Sequence[Run], choice: Choice) -> None:
+    with st.container(horizontal=True):
+        st.download_button(
+            "Table as CSV", lambda: as_csv(choice.rows), "comparison.csv", "text/csv", key="compare_csv",
+            icon=":material/table:", on_click="ignore", help="One line a run, every figure in full precision.",
+        )  # fmt: skip
+        st.download_button(
+            "Page as HTML", lambda: comparison.as_html(runs, choice.domain_tokens), "comparison.html", "text/html",
+            key="compare_html", icon=":material/download:", on_click="ignore",
+            help="One file with charts and tables that needs neither the studio nor a network.",
+        )  # fmt: skip

@@ -1,0 +1,247 @@
+"""Forms made from configuration: a config model becomes widgets, and what is typed becomes dotted changes of it.
+
+A widget always shows the value of the config it is drawn from, or what was `typed` in its place and is not valid yet.
+A change reaches `on_change` before the page runs again, with the dotted setting and its new value, so the page decides
+what to do with it. Label, unit, level, help and bounds lie in the model (`mixcpt.settings.setting`).
+It gives up lists of models: those get pages of their own.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+import streamlit as st
+from annotated_types import Ge, Gt, Le, Lt
+
+from app.words import plain
+from mixcpt.presets import OPTIONS, value_at
+from mixcpt.settings import Config, Level
+
+Change = Callable[[str, Any], None]
+"""Told the dotted setting and its new value."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting of a model: where it stands, its type, and what its widget says."""
+
+    path: str
+    type: Any
+    label: str
+    unit: str
+    level: Level
+    help: str
+    default: Any
+    least: float | None
+    most: float | None
+
+    @property
+    def optional(self) -> bool:
+        return type(None) in get_args(self.type)
+
+    @property
+    def kind(self) -> Any:
+        """The type without None."""
+        return next(kind for kind in get_args(self.type) if kind is not type(None)) if self.optional else self.type
+
+    @property
+    def title(self) -> str:
+        return f"{self.label} ({self.unit})" if self.unit and self.unit not in self.label else self.label
+
+
+def fields(model: type[Config], prefix: str = "") -> Iterator[Field]:
+    """Every setting of a model and of the models in it; a list of models is left out."""
+    for name, info in model.model_fields.items():
+        kind, path = info.annotation, f"{prefix}{name}"
+        if isinstance(kind, type) and issubclass(kind, Config):
+            yield from fields(kind, f"{path}.")
+        elif not _is_list_of_models(kind):
+            extra: Any = info.json_schema_extra
+            yield Field(
+                path=path,
+                type=kind,
+                label=extra["label"],
+                unit=extra["unit"],
+                level=extra["level"],
+                help=info.description or "",
+                default=None if info.is_required() else info.get_default(call_default_factory=True),
+                least=_bound(info.metadata, lower=True),
+                most=_bound(info.metadata, lower=False),
+            )
+
+
+def groups(model: type[Config]) -> dict[str, str]:
+    """The parts of a model that are models themselves: name to label, in order."""
+    parts: dict[str, str] = {}
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Config):
+            extra: Any = info.json_schema_extra
+            parts[name] = extra["label"]
+    return parts
+
+
+def draw(
+    config: Config,
+    *,
+    key: str,
+    on_change: Change,
+    typed: Mapping[str, Any] | None = None,
+    level: Level | Literal["all"] = "all",
+    only: str = "",
+    skip: Collection[str] = (),
+    choices: Mapping[str, Sequence[str]] | None = None,
+    columns: int = 1,
+) -> None:
+    """The widgets of a config, in its order.
+
+    Args:
+        key: the page's name; a widget's key is KEY_dotted.setting.
+        only: the group to draw, for example "training"; empty draws all.
+        choices: for settings that are free text, what there is to choose from.
+    """
+    shown = [
+        one
+        for one in fields(type(config))
+        if level in ("all", one.level) and one.path.startswith(f"{only}." if only else "") and one.path not in skip
+    ]
+    places = st.columns(columns) if columns > 1 else [st.container()]
+    for number, one in enumerate(shown):
+        with places[number % columns]:
+            draw_field(config, one, key=key, on_change=on_change, typed=typed or {}, choices=choices or {})
+
+
+def field(config: Config, path: str, *, key: str, on_change: Change, typed: Mapping[str, Any] | None = None) -> None:
+    """The widget of one setting."""
+    one = next(one for one in fields(type(config)) if one.path == path)
+    draw_field(config, one, key=key, on_change=on_change, typed=typed or {}, choices={})
+
+
+def draw_field(
+    config: Config,
+    one: Field,
+    *,
+    key: str,
+    on_change: Change,
+    typed: Mapping[str, Any],
+    choices: Mapping[str, Sequence[str]],
+) -> None:
+    value = typed[one.path] if one.path in typed else value_at(config, one.path)
+    widget_key = f"{key}_{one.path}"
+    show(widget_key, _escaped(value) if _has_lines(one) else value)
+
+    def changed() -> None:
+        new = st.session_state[widget_key]
+        on_change(one.path, _unescaped(new) if _has_lines(one) else new)
+
+    options = choices.get(one.path)
+    _WIDGETS[_shape(one, options)](one, options, value, {"key": widget_key, "on_change": changed})
+
+
+def show(widget_key: str, value: Any) -> None:
+    """Make a widget show `value`; does nothing when it does so already, so that a widget in use is left alone."""
+    if widget_key not in st.session_state or st.session_state[widget_key] != value:
+        st.session_state[widget_key] = value
+
+
+def _shape(one: Field, options: Sequence[str] | None) -> str:
+    if options is not None and one.kind is str:
+        return "choice"
+    if get_origin(one.kind) is Literal:
+        return "literal"
+    return {bool: "bool", int: "number", float: "number", str: "text", list[str]: "list"}[one.kind]
+
+
+def _switch(one: Field, options: Sequence[str] | None, value: Any, common: dict[str, Any]) -> None:
+    st.toggle(plain(one.title), help=plain(one.help), **common)
+
+
+def _literal(one: Field, options: Sequence[str] | None, value: Any, common: dict[str, Any]) -> None:
+    known = get_args(one.kind)
+    words = OPTIONS.get(one.path, {})
+    st.selectbox(
+        plain(one.title),
+        known,
+        format_func=lambda option: plain(words.get(option, option)),
+        help=plain(one.help),
+        disabled=len(known) == 1,
+        **common,
+    )
+
+
+def _number(one: Field, options: Sequence[str] | None, value: Any, common: dict[str, Any]) -> None:
+    whole = one.kind is int
+    number: Any = int if whole else float  # Streamlit wants all of them to be of one type
+    initial: Any = None if one.optional else "min"
+    st.number_input(
+        plain(one.title),
+        min_value=None if one.least is None else number(one.least),
+        max_value=None if one.most is None else number(one.most),
+        value=initial,
+        step=number(_step(one)),
+        format=None if whole else "%e" if _is_tiny(one) else "%g",
+        help=plain(one.help),
+        placeholder="all" if one.optional else None,
+        **common,
+    )
+
+
+def _text(one: Field, options: Sequence[str] | None, value: Any, common: dict[str, Any]) -> None:
+    note = r" A new line is written \n." if _has_lines(one) else ""
+    st.text_input(plain(one.title), help=plain(one.help + note), **common)
+
+
+def _choice(one: Field, options: Sequence[str] | None, value: Any, common: dict[str, Any]) -> None:
+    known = list(dict.fromkeys([value, *(options or ())]))
+    st.selectbox(plain(one.title), known, format_func=plain, help=plain(one.help), **common)
+
+
+def _list(one: Field, options: Sequence[str] | None, value: Any, common: dict[str, Any]) -> None:
+    known = list(dict.fromkeys([*(options or ()), *value]))
+    st.multiselect(plain(one.title), known, accept_new_options=True, help=plain(one.help), **common)
+
+
+_WIDGETS = {"bool": _switch, "literal": _literal, "number": _number, "text": _text, "choice": _choice, "list": _list}
+
+
+def _is_tiny(one: Field) -> bool:
+    """Numbers far below one read best as 1e-3."""
+    return isinstance(one.default, float) and 0 < one.default < 0.01
+
+
+def _step(one: Field) -> float:
+    """What a click on + adds: a tenth of the default's order of magnitude, so 1,000 for 16,000 and 1e-4 for 1e-3."""
+    if not isinstance(one.default, (int, float)) or one.default == 0:
+        return 1 if one.kind is int else 0.05
+    step = 10.0 ** (math.floor(math.log10(abs(one.default))) - 1)
+    return max(1, step) if one.kind is int else step
+
+
+def _has_lines(one: Field) -> bool:
+    """Text whose line ends matter is shown on one line, with them written out."""
+    return isinstance(one.default, str) and "\n" in one.default
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _unescaped(text: str) -> str:
+    parts = (part.replace("\\n", "\n").replace("\\t", "\t") for part in text.split("\\\\"))
+    return "\\".join(parts)
+
+
+def _is_list_of_models(kind: Any) -> bool:
+    return get_origin(kind) is list and isinstance(get_args(kind)[0], type) and issubclass(get_args(kind)[0], Config)
+
+
+def _bound(rules: Sequence[Any], lower: bool) -> Any:
+    """The least or the greatest value that pydantic's rules let pass; one that is itself excluded counts, too, and the
+    config refuses it in words."""
+    for rule in rules:
+        match rule:
+            case Ge(ge=bound) | Gt(gt=bound) if lower:
+                return bound
+            case Le(le=bound) | Lt(lt=bound) if not lower:
+                return bound
+    return None

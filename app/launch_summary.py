@@ -1,0 +1,169 @@
+"""The right-hand side of the Launch page: what the run needs, what there is to say about it, and the button."""
+
+from functools import partial
+
+import streamlit as st
+
+from app import forms, launch_view, state
+from app.prepared import prepared, start
+from app.words import plain
+from mixcpt import machine
+from mixcpt.config import Stage
+from mixcpt.drafts import Draft
+from mixcpt.errors import Unavailable
+from mixcpt.launching import prepare, preparing
+from mixcpt.modelstore import BUILTIN_MODELS, is_there, terms_to_accept
+from mixcpt.preflight import Finding, Outlook, outlook, preflight
+
+MIXTURE = "../pages/mixture.py"
+_PARTS = {
+    "process": "Python and libraries",
+    "model": "the frozen model",
+    "adapter": "adapter and optimizer",
+    "activations": "activations",
+    "logits": "logits",
+}
+_ICONS = {"stop": ":red[:material/block:]", "warning": ":orange[:material/warning:]", "note": ":material/info:"}
+
+
+def summary(draft: Draft) -> None:
+    facts = machine.read(state.workspace())
+    findings = preflight(state.workspace(), draft.stage, facts)
+    with st.container(border=True):
+        st.subheader("This run", anchor=False)
+        _needs(draft, facts)
+        _model(draft.stage.model.name)
+        _mixture(draft.stage)
+        _button(draft, findings)
+    if findings:
+        with st.container(border=True):
+            st.markdown("**Before you launch**")
+            for number, finding in enumerate(findings):
+                _finding(draft, number, finding)
+    else:
+        st.caption(":green[:material/check_circle:] Nothing speaks against it.")
+
+
+def _needs(draft: Draft, facts: machine.Machine | None) -> None:
+    if facts is None:
+        _measure_machine()
+        return
+    try:
+        here = outlook(state.workspace(), draft.stage, facts)
+    except Unavailable:  # a finding says why
+        here = None
+    if here is None:
+        st.caption("Time and memory are known once the model is here.")
+        return
+    time, memory = st.columns(2)
+    time.metric("Training", f"≈ {_clock(here.needed.seconds)}", help=_time_help(here))
+    memory.metric("Memory", f"≈ {here.needed.memory_bytes / 1e9:.1f} GB", help=_memory_help(here))
+    share = min(1.0, here.needed.memory_bytes / max(here.free_bytes, 1))
+    st.progress(share, text=f"{share:.0%} of the {here.free_bytes / 1e9:.1f} GB that are free")
+
+
+def _clock(seconds: float) -> str:
+    """Short enough for a large figure in a narrow column."""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _time_help(here: Outlook) -> str:
+    where = "a GPU" if here.device == "cuda" else "the processor"
+    return f"On {where}, in {here.precision}, measures included. The questions at the end are not counted."
+
+
+def _memory_help(here: Outlook) -> str:
+    parts = [f"{words}: {here.needed.parts[part] / 1e9:.2f} GB" for part, words in _PARTS.items()]
+    return "  \n".join(plain(part) for part in parts)
+
+
+def _measure_machine() -> None:
+    job = preparing(state.workspace(), "doctor")
+    if job is None:
+        job = prepare(state.workspace(), "doctor")
+    prepared(job, "doctor", "Looking at this machine (about 10 s)", "Measure this machine again")
+
+
+def _model(name: str) -> None:
+    """Whether the model is here; else the way to fetch it."""
+    workspace = state.workspace()
+    if is_there(workspace, name):
+        return
+    job = preparing(workspace, "fetch", model=name)
+    terms = terms_to_accept(workspace, name)
+    if job and (job.state in ("queued", "running") or not terms):
+        return prepared(job, "fetch", f"Fetching {name}", "Fetch again", model=name, accept_terms=bool(terms))
+    accepted = True
+    if terms:
+        st.markdown(f"**{plain(name)}** comes under {plain(terms)}.")
+        accepted = st.checkbox("I accept these terms", key="launch_terms", help="Kept for this workspace; asked once.")
+    where = "" if name in BUILTIN_MODELS else " from the hub"
+    st.button(
+        f"Fetch the model{where}",
+        key="launch_fetch",
+        icon=":material/download:",
+        disabled=not accepted,
+        on_click=partial(start, "fetch", model=name, accept_terms=bool(terms)),
+        width="stretch",
+    )
+
+
+def _mixture(stage: Stage) -> None:
+    tokens = stage.mixture.target_tokens()
+    total = sum(tokens.values())
+    shares = [f"{plain(name)} {number / total:.0%}" for name, number in tokens.items()]
+    st.markdown(f"**Mixture** · {total:,} tokens · " + " · ".join(shares))
+    st.page_link(MIXTURE, label="See and change the mixture", icon=":material/blender:")
+
+
+def _button(draft: Draft, findings: list[Finding]) -> None:
+    waiting = launch_view.typed(draft).problem
+    stopped = any(finding.level == "stop" for finding in findings)
+    st.button(
+        "Launch",
+        key=f"launch_go_{draft.id}",
+        type="primary",
+        icon=":material/rocket_launch:",
+        width="stretch",
+        disabled=bool(waiting or stopped),
+        on_click=launch_view.launch,
+        args=(draft.id,),
+        help="Puts the run into the queue and opens its page.",
+    )
+    if waiting:
+        st.caption("Something in the form does not fit yet.")
+    elif stopped:
+        st.caption("Something below has to be settled first.")
+    if problem := launch_view.problem():
+        st.error(plain(problem), icon=":material/error:")
+
+
+def _finding(draft: Draft, number: int, finding: Finding) -> None:
+    st.markdown(f"{_ICONS[finding.level]} {plain(finding.sentence)}")
+    if finding.fix:
+        st.button(
+            _fix_words(draft.stage, finding.fix),
+            key=f"launch_fix_{number}",
+            icon=":material/auto_fix_high:",
+            on_click=launch_view.change,
+            args=(draft.id, finding.fix),
+        )
+
+
+def _fix_words(stage: Stage, fix: dict[str, object]) -> str:
+    """What a click will set, in the words of the form."""
+    labels = {one.path: one.label for one in forms.fields(type(stage))}
+    path, value = next(iter(fix.items()))
+    more = " and more" if len(fix) > 1 else ""
+    if path not in labels or isinstance(value, list):
+        return "Do that"
+    if isinstance(value, bool):
+        return plain(f"Turn on {labels[path].lower()}{more}")
+    words = f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+    return plain(f"Set {labels[path].lower()} to {words}{more}")

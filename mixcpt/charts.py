@@ -1,0 +1,279 @@
+"""Charts by name, pure: records and rows in, a Plotly figure out; every page, notebook and export draws with these.
+
+Names come from users, so they are made safe and short by `mixcpt.plotting.label`. `draw` makes a chart again from what
+lies on disk, which is what a pin in a notebook is.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from mixcpt.compare import Row, summarise, with_curves
+from mixcpt.corpus import Corpus
+from mixcpt.curves import forgetting_curve as forgetting_curve
+from mixcpt.curves import forgetting_curves as forgetting_curves
+from mixcpt.curves import learning_rate as learning_rate
+from mixcpt.curves import losses as losses
+from mixcpt.curves import memory as memory
+from mixcpt.curves import numbered, title_of
+from mixcpt.curves import speed as speed
+from mixcpt.errors import BadInput, NotFound
+from mixcpt.manifest import Histogram
+from mixcpt.palette import DOMAIN, KIND_WORDS, NEUTRAL, STAGES, run_colour, source_colour
+from mixcpt.plane import plane as plane
+from mixcpt.plotting import as_fragment as as_fragment
+from mixcpt.plotting import as_html as as_html
+from mixcpt.plotting import frame, label, nothing
+from mixcpt.runs import Run, Runs
+from mixcpt.workspace import Workspace
+
+
+def shares(reports: Iterable[Any]) -> go.Figure:
+    """What share of the tokens each source of a mixture has, as a bar, and what was asked for, as a mark.
+
+    `reports` are `mixture.SourceReport`s, or the same as mappings, as results.json keeps them.
+    """
+    sources = [
+        asdict(report) if is_dataclass(report) and not isinstance(report, type) else report for report in reports
+    ]
+    if not sources:
+        return nothing("shares", "No sources yet: a mixture has at least one.")
+    places = list(range(len(sources)))
+    figure = go.Figure()
+    figure.add_bar(
+        y=places,
+        x=[100 * source["realised_share"] for source in sources],
+        orientation="h",
+        width=0.62,
+        marker={"color": [source_colour(source["kind"], source["domain"]) for source in sources]},
+        text=[f"{100 * source['realised_share']:.1f} % · {_times(source['epochs'])}" for source in sources],
+        textposition="auto",
+        cliponaxis=False,
+        name="realised",
+        showlegend=False,
+        hovertext=[_source_hover(source) for source in sources],
+        hoverinfo="text",
+    )
+    figure.add_scatter(
+        y=places,
+        x=[100 * source["requested_share"] for source in sources],
+        mode="markers",
+        marker={"symbol": "line-ns", "size": 26, "line": {"width": 2.5, "color": NEUTRAL}, "color": NEUTRAL},
+        name="requested",
+        hovertemplate="requested: %{x:.1f} % of the tokens<extra></extra>",
+    )
+    frame(figure, "shares", x="share of the tokens (%)", height=110 + 38 * len(sources))
+    most = max(max(source["realised_share"], source["requested_share"]) for source in sources)
+    figure.update_xaxes(range=[0, 104 * most])
+    names = [label(source["source"], 28) for source in sources]
+    figure.update_yaxes(tickvals=places, ticktext=names, autorange="reversed", showgrid=False)
+    return figure
+
+
+def _times(epochs: float) -> str:
+    return f"read {epochs:.1f} times" if epochs >= 1 else f"{100 * epochs:.0f} % of it read"
+
+
+def _source_hover(source: Mapping[str, Any]) -> str:
+    kind = KIND_WORDS[source["kind"]] + (", your field" if source["domain"] else "")
+    return (
+        f"<b>{label(source['source'], 80)}</b> ({kind})"
+        f"<br>{100 * source['realised_share']:.1f} % of the tokens, requested {100 * source['requested_share']:.1f} %"
+        f"<br>{source['tokens']:,} tokens of {source['available_tokens']:,} there are: {source['epochs']:.2f} epochs"
+        f"<br>{source['documents']:,} documents of {source['available_documents']:,}"
+    )
+
+
+def lengths(histogram: Histogram) -> go.Figure:
+    """How many documents have how many tokens, in bins that double."""
+    edges = zip(histogram.edges[:-1], histogram.edges[1:], histogram.counts, strict=True)
+    bins = [(low, high - 1, documents) for low, high, documents in edges]
+    filled = [place for place, (_, _, documents) in enumerate(bins) if documents]
+    if not filled:
+        return nothing("lengths", "No documents yet.")
+    bins = bins[filled[0] : filled[-1] + 1]
+    names = [f"{low:,}–{high:,}" for low, high, _ in bins]
+    figure = go.Figure()
+    figure.add_bar(
+        x=names,
+        y=[documents for _, _, documents in bins],
+        marker={"color": DOMAIN},
+        customdata=[100 * documents / sum(histogram.counts) for _, _, documents in bins],
+        hovertemplate="%{y:,} documents of %{x} tokens (%{customdata:.1f} %)<extra></extra>",
+    )
+    frame(figure, "lengths", x="length of a document (tokens)", y="documents", height=280)
+    figure.update_layout(bargap=0.15)
+    figure.update_xaxes(type="category")
+    return figure
+
+
+_COLUMNS = 3
+
+
+def questions(rows: Sequence[Row]) -> go.Figure:
+    """Share of questions answered right, a panel a question set: the base, then every row, with 95 % intervals.
+
+    `rows` are those of `compare` (intervals over questions) or of `summarise` (over seeds, where they repeat).
+    """
+    tasks = list(
+        dict.fromkeys(key.removesuffix("_accuracy") for row in rows for key in row if key.endswith("_accuracy"))
+    )
+    if not tasks:
+        return nothing(
+            "questions", "No questions were asked yet: a run's answers are counted when its evaluation is done."
+        )
+    answered = [(number, row) for number, row in numbered(rows) if any(f"{task}_accuracy" in row for task in tasks)]
+    columns = min(_COLUMNS, len(tasks))
+    lines = -(-len(tasks) // columns)
+    panels = make_subplots(
+        rows=lines,
+        cols=columns,
+        shared_yaxes=True,
+        horizontal_spacing=0.05,
+        vertical_spacing=0.25 / lines,
+        subplot_titles=[label(task.replace("_", " "), 30) for task in tasks],
+    )
+    for place, task in enumerate(tasks):
+        _add_panel(panels, answered, task, row=place // columns + 1, col=place % columns + 1, first=place == 0)
+    frame(panels, "questions", height=lines * (110 + 30 * (1 + len(answered))))
+    panels.update_layout(margin={"t": 48}, legend={"y": 1 + 34 / panels.layout.height, "itemclick": False})
+    panels.update_annotations(font={"size": 13})
+    names = ["base", *(label(title_of(row), 32) for _, row in answered)]
+    panels.update_xaxes(range=[-4, 104], tickvals=[0, 25, 50, 75, 100])
+    panels.update_xaxes(title_text="answered right (%)", row=lines)
+    panels.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.4, -0.6], showgrid=False
+    )
+    return panels
+
+
+def _add_panel(
+    figure: go.Figure, rows: Sequence[tuple[int, Row]], task: str, *, row: int, col: int, first: bool
+) -> None:
+    scored = [(place, number, line) for place, (number, line) in enumerate(rows, 1) if f"{task}_accuracy" in line]
+    sample = scored[0][2]
+    for key, name, dash in (("chance", "guessing", "dot"), ("majority", "always the most frequent", "dash")):
+        figure.add_scatter(
+            x=[100 * sample[f"{task}_{key}"]] * 2,
+            y=[-0.6, len(rows) + 0.6],
+            mode="lines",
+            line={"color": NEUTRAL, "width": 1.2, "dash": dash},
+            name=name,
+            legendgroup=key,
+            showlegend=first,
+            hovertemplate=f"{name}: %{{x:.0f}} %<extra></extra>",
+            row=row,
+            col=col,
+        )
+    _add_score(figure, 0, STAGES["base"], _score(sample, task, "base"), "<b>base</b>", row, col)
+    for place, number, line in scored:
+        head = f"<b>{label(title_of(line), 80)}</b>"
+        _add_score(figure, place, run_colour(number), _score(line, task, "accuracy"), head, row, col)
+
+
+def _score(row: Row, task: str, what: str) -> tuple[float, Sequence[float] | None, str]:
+    """Value, interval and what the interval is over."""
+    value, over_seeds = row[f"{task}_{what}"], row.get(f"{task}_{what}_ci")
+    if over_seeds:
+        return value, over_seeds, f"mean of {len(row['seeds'])} seeds, 95 % interval over seeds"
+    interval = row.get(f"{task}_interval" if what == "accuracy" else f"{task}_base_interval")
+    return value, interval, f"of {row[f'{task}_items']} questions, 95 % interval over questions"
+
+
+def _add_score(
+    figure: go.Figure,
+    place: int,
+    colour: str,
+    score: tuple[float, Sequence[float] | None, str],
+    head: str,
+    row: int,
+    col: int,
+) -> None:
+    value, interval, over = score
+    low, high = interval or (value, value)
+    spread = f" ({100 * low:.0f}–{100 * high:.0f} %)" if interval else ""
+    figure.add_scatter(
+        x=[100 * value],
+        y=[place],
+        mode="markers",
+        marker={"size": 10, "color": colour, "symbol": "diamond" if place == 0 else "circle"},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [100 * (max(high, value) - value)],
+            "arrayminus": [100 * (value - min(low, value))],
+            "color": colour,
+            "thickness": 1.6,
+            "width": 4,
+        },
+        showlegend=False,
+        hovertemplate=f"{head}<br>%{{x:.1f}} % answered right{spread}<br>{over}<extra></extra>",
+        row=row,
+        col=col,
+    )
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart that can be asked for by name: `of` says whether its subjects are run ids or corpus names."""
+
+    title: str
+    of: str
+    draw: Callable[[Workspace, Sequence[str]], go.Figure]
+
+
+def _of_run(figure: Callable[[Run], go.Figure]) -> Callable[[Workspace, Sequence[str]], go.Figure]:
+    return lambda workspace, subjects: figure(Runs(workspace).get(subjects[0]))
+
+
+def _of_rows(figure: Callable[[Sequence[Row]], go.Figure]) -> Callable[[Workspace, Sequence[str]], go.Figure]:
+    def draw(workspace: Workspace, subjects: Sequence[str]) -> go.Figure:
+        runs = Runs(workspace)
+        return figure(with_curves(runs.get(id) for id in subjects))
+
+    return draw
+
+
+CHARTS: dict[str, Chart] = {
+    "losses": Chart("Losses", "run", _of_run(lambda run: losses(run.losses()))),
+    "learning_rate": Chart("Learning rate", "run", _of_run(lambda run: learning_rate(run.losses()))),
+    "speed": Chart("Speed", "run", _of_run(lambda run: speed(run.losses()))),
+    "memory": Chart("Memory", "run", _of_run(lambda run: memory(run.losses()))),
+    "forgetting_curve": Chart("Forgetting curve", "run", _of_run(lambda run: forgetting_curve(run.curve()))),
+    "shares": Chart("Shares of the mixture", "run", _of_run(lambda run: shares(_sources(run)))),
+    "forgetting_curves": Chart("Forgetting over tokens", "runs", _of_rows(forgetting_curves)),
+    "gain_curves": Chart("Gain over tokens", "runs", _of_rows(lambda rows: forgetting_curves(rows, "domain"))),
+    "kl_curves": Chart(
+        "Distance to the base over tokens", "runs", _of_rows(lambda rows: forgetting_curves(rows, "kl"))
+    ),
+    "plane": Chart("Gain against forgetting", "runs", _of_rows(plane)),
+    "questions": Chart("Questions", "runs", _of_rows(lambda rows: questions(summarise(rows)))),
+    "lengths": Chart(
+        "Lengths of documents",
+        "corpus",
+        lambda workspace, names: lengths(Corpus.open(workspace, names[0]).manifest.lengths),
+    ),
+}
+"""What can be pinned in a notebook, or drawn from the command line."""
+
+
+def _sources(run: Run) -> list[dict[str, Any]]:
+    sources: list[dict[str, Any]] = run.results().get("training", {}).get("mixture", {}).get("sources", [])
+    return sources
+
+
+def draw(workspace: Workspace, name: str, subjects: Sequence[str]) -> go.Figure:
+    """The chart of this name, drawn from what lies on disk now.
+
+    Raises:
+        NotFound: there is no such chart, run or corpus.
+        BadInput: a run has no measures yet, or no subject is named.
+    """
+    if name not in CHARTS:
+        raise NotFound(f"There is no chart {name!r}: choose from {', '.join(CHARTS)}.")
+    if not subjects:
+        raise BadInput(f"The chart {name!r} needs a {CHARTS[name].of}: name at least one.")
+    return CHARTS[name].draw(workspace, subjects)

@@ -1,0 +1,175 @@
+"""A comparison as a whole: the table of differences to the base, and a page of its own that needs nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mixcpt import charts
+from mixcpt.compare import Arm, Row, arm_of, config_diff, summarise, titled, with_curves
+from mixcpt.curves import MEASURES, title_of
+from mixcpt.errors import BadInput, MixcptError
+from mixcpt.findings import cautions, findings, leaders, signed
+from mixcpt.plotting import Code, Heading, Part, Table, thinned
+from mixcpt.runs import Run, Runs
+from mixcpt.stamps import Kept
+from mixcpt.workspace import Workspace, now
+
+HOW_TO_READ = (
+    "Every figure is a difference to the base, the model before any training. Gain is how many bits per byte fewer the "
+    "model needs for held-out text of the field: more is better. Forgetting is how many more it needs for general "
+    "text: less is better, and below zero it became better. KL says how far its answers to general prompts moved from "
+    "the base's, in nats per token: what moved far may have forgotten things that nobody asked for. ± is the 95 % "
+    "interval of the mean over seeds."
+)
+
+
+SAME_SETTINGS = "They differ in no setting, not even in their seeds."
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A run that cannot be compared, and why, in a sentence."""
+
+    run: str
+    reason: str
+
+
+_ROWS: Kept[Row] = Kept()
+_FILES = ("run.json", "labels.json", "metrics.jsonl", "results.json")
+
+
+def rows_of(
+    workspace: Workspace, ids: Sequence[str], domain_tokens: int | None = None
+) -> tuple[list[Row], list[Refused]]:
+    """`with_curves` for a page that is drawn again and again: what did not change is not read again, curves are
+    thinned, and a run that cannot be compared is refused with the reason instead of an error."""
+    rows, refused = [], []
+    for id in dict.fromkeys(ids):
+        try:
+            rows.append(_row_of(Runs(workspace).get(id), domain_tokens))
+        except (MixcptError, FileNotFoundError) as problem:
+            refused.append(Refused(id, str(problem)))
+    return titled(rows), refused
+
+
+def _row_of(run: Run, domain_tokens: int | None) -> Row:
+    def read() -> Row:
+        (row,) = with_curves([run], domain_tokens)
+        if row["tokens"] == 0:
+            raise BadInput(f"Run {run.id} was measured only before its training: wait for the next measure.")
+        return {**row, "curve": thinned(row["curve"])}
+
+    return _ROWS.get((run.folder, domain_tokens), [str(run.folder / name) for name in _FILES], read)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of differences; `form` is how a value is written, by format() or as "signed"."""
+
+    key: str
+    title: str
+    unit: str
+    help: str
+    form: str
+
+
+_FIRST = (
+    Column("domain_gain", "Gain", "bits/byte", "In the field against the base: more is better.", "signed"),
+    Column("forgetting", "Forgetting", "bits/byte", "Of general text against the base: less is better.", "signed"),
+    Column("prompt_kl", "KL", "nats/token", "How far answers to general prompts moved from the base's.", ".3f"),
+)
+_LAST = (
+    Column("domain_bits_per_byte", "Field after", "bits/byte", "Of held-out text: lower is better.", ".3f"),
+    Column("general_bits_per_byte", "General after", "bits/byte", "Of held-out general text: lower is better.", ".3f"),
+    Column("tokens", "Read", "tokens", "Tokens read in training, repetitions counted.", ",d"),
+    Column("domain_tokens", "Of the field", "tokens", "How many of the tokens read were the field's.", ",d"),
+)
+
+
+def columns(arms: Sequence[Row]) -> list[Column]:
+    """The columns that any of the arms has a figure for, those of question sets included."""
+    tasks = dict.fromkeys(key.removesuffix("_accuracy") for arm in arms for key in arm if key.endswith("_accuracy"))
+    questions = [
+        Column(
+            f"{task}_accuracy", task.replace("_", " "), "right", f"Share of {task.replace('_', ' ')} questions.", ".0%"
+        )
+        for task in tasks
+    ]
+    return [column for column in [*_FIRST, *questions, *_LAST] if any(column.key in arm for arm in arms)]
+
+
+def as_html(runs: Sequence[Run], domain_tokens: int | None = None) -> str:
+    """A page that stands alone and needs no network: what was found, charts, tables, how to read them, fingerprints of
+    the data, and the command that gives the figures again.
+
+    Raises:
+        BadInput: a run has no measures yet, or none near so many tokens of the field.
+    """
+    rows = with_curves(runs, domain_tokens)
+    arms = summarise(rows)
+    point = f", each where it had read about {domain_tokens:,} tokens of the field" if domain_tokens else ""
+    runs_word = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    parts: list[Part] = [f"{runs_word}{point}. Written {now()} by Mix-CPT Studio.", Heading("What came out")]
+    parts += [f"{finding.title} {finding.words}." for finding in [*findings(arms), *leaders(arms)]]
+    parts += cautions(arms)
+    parts += [Heading("Gain against forgetting"), charts.plane(rows)]
+    for name, measure in MEASURES.items():
+        parts += [Heading(f"Over tokens: {measure.axis}"), charts.forgetting_curves(rows, name)]
+    parts += [Heading("Differences to the base"), _differences(arms), HOW_TO_READ]
+    if any(key.endswith("_accuracy") for arm in arms for key in arm):
+        parts += [Heading("Questions"), charts.questions(arms)]
+    settings = settings_table(runs, rows)
+    parts += [Heading("In which settings they differ"), settings if settings.rows else SAME_SETTINGS]
+    parts += [Heading("Which runs and data"), _origins(runs, rows)]
+    again = f"mixcpt compare {' '.join(run.id for run in runs)}"
+    parts += [
+        Heading("The same figures again"),
+        Code(again + (f" --domain-tokens {domain_tokens}" if domain_tokens else "")),
+    ]
+    return charts.as_html(parts, "Runs compared")
+
+
+def _differences(arms: Sequence[Row]) -> Table:
+    shown = columns(arms)
+    heads = ["Arm", "Seeds", *(f"{column.title} ({column.unit})" for column in shown)]
+    lines = [
+        [title_of(arm), ", ".join(map(str, arm["seeds"])), *(_cell(arm, column) for column in shown)] for arm in arms
+    ]
+    return Table(heads, lines)
+
+
+def _cell(arm: Row, column: Column) -> str:
+    if column.key not in arm:
+        return "–"
+    interval = arm.get(f"{column.key}_ci")
+    form = ".3f" if column.form == "signed" else column.form
+    text = signed(arm[column.key], 3) if column.form == "signed" else format(arm[column.key], form)
+    return f"{text} ± {format((interval[1] - interval[0]) / 2, form)}" if interval else text
+
+
+def settings_table(runs: Sequence[Run], rows: Sequence[Row]) -> Table:
+    """`config_diff` with a column an arm, the values of its seeds joined; no lines when they differ in nothing."""
+    arms: dict[Arm, list[Row]] = {}
+    for row in rows:
+        arms.setdefault(arm_of(row), []).append(row)
+    lines = [
+        [line["part"], line["label"], *(_joined(line["values"], group) for group in arms.values())]
+        for line in config_diff(runs)
+    ]
+    return Table(["Part", "Setting", *(title_of(group[0]) for group in arms.values())], lines)
+
+
+def _joined(values: dict[str, str], group: Sequence[Row]) -> str:
+    return ", ".join(dict.fromkeys(values[row["run"]] for row in group))
+
+
+def _origins(runs: Sequence[Run], rows: Sequence[Row]) -> Table:
+    lines = []
+    for run, row in zip(runs, rows, strict=True):
+        training = run.results().get("training", {})
+        fingerprint = training.get("mixture", {}).get("fingerprint", "–")
+        where = f"{training['device']}, {training['precision']}" if "device" in training else "–"
+        lines.append(
+            [title_of(row), str(row["seed"]), run.id, row["model"], where, fingerprint, training.get("finished", "–")]
+        )
+    heads = ["Arm", "Seed", "Run", "Model", "Trained on", "Fingerprint of the data read", "Finished"]
+    return Table(heads, lines, note="Two runs with one fingerprint read the same tokens in the same order.")

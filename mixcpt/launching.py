@@ -1,0 +1,162 @@
+"""From a draft to a run in the queue, exactly once; and the jobs that a launch may need first.
+
+A draft is launched under a lock of its own, and every step finds what an earlier attempt left: the run names its draft
+(as its recipe), its jobs name the run, and the draft names the run last of all. So neither a double click, nor two
+tabs, nor a kill at any point makes a second run or one without jobs.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mixcpt import guesses
+from mixcpt.builtin import require_source
+from mixcpt.config import Recipe, Stage
+from mixcpt.drafts import Draft, Drafts
+from mixcpt.errors import BadConfig, BadInput
+from mixcpt.evaluation import BUILTIN_SETS, question_sets
+from mixcpt.jobs import Job, Jobs
+from mixcpt.modelstore import BUILTIN_MODELS, terms_to_accept
+from mixcpt.recipes import submit_run
+from mixcpt.roots import check_path, suggestions
+from mixcpt.runs import Run, Runs
+from mixcpt.workspace import Workspace, check_name, locked
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_WAITING = ("queued", "running")
+
+
+def launch_draft(workspace: Workspace, draft: Draft) -> Run:
+    """The run of this draft, in the queue; made now when the draft has none yet.
+
+    Raises:
+        NotFound: the draft is gone, or the run that it became was deleted. BadInput: something that the run needs is
+        not there, or may not be read.
+    """
+    drafts = Drafts(workspace)
+    with locked(drafts.folder / f".{check_name(draft.id, 'draft')}.lock"):
+        kept = drafts.get(draft.id)
+        if kept.launched:
+            return Runs(workspace).get(kept.launched)
+        run = _begun(workspace, draft) or _create(workspace, draft)
+        if draft.guess:
+            guesses.keep(run, draft.guess)
+        _queue(workspace, run)
+        drafts.save(draft.model_copy(update={"launched": run.id}))
+        return run
+
+
+def successor(workspace: Workspace, draft: Draft) -> Draft:
+    """A new draft with the settings of one that was launched; name and guess belonged to that run."""
+    drafts = Drafts(workspace)
+    new = drafts.create(draft.stage, draft.experiment).model_copy(update={"tags": draft.tags})
+    drafts.save(new)
+    return new
+
+
+def _begun(workspace: Workspace, draft: Draft) -> Run | None:
+    """The run that an attempt which was killed had made of this draft."""
+    return next((run for run in Runs(workspace).all() if run.info.recipe == draft.id), None)
+
+
+def _create(workspace: Workspace, draft: Draft) -> Run:
+    check_ready(workspace, draft.stage)
+    named = {"experiment": draft.experiment, "name": draft.name, "tags": draft.tags}
+    return Runs(workspace).create(draft.stage, **named, recipe=draft.id)  # type: ignore[arg-type]
+
+
+def _queue(workspace: Workspace, run: Run) -> None:
+    """The jobs of a run, those that it does not have yet."""
+    jobs = Jobs(workspace)
+    mine = {job.kind: job for job in jobs.all() if job.run == run.id}
+    if "train" not in mine:
+        submit_run(workspace, run)
+    elif run.config.evaluation.tasks and "evaluate" not in mine:
+        train = mine["train"]
+        jobs.submit("evaluate", {}, run=run.id, after=[train.id], label=train.label)
+
+
+def check_ready(workspace: Workspace, stage: Stage) -> None:
+    """See that a run of this stage could begin.
+
+    Raises:
+        BadInput: a source, a question set or a model is not there or may not be read, or terms were not accepted.
+    """
+    for source in [*stage.mixture.target_tokens(), stage.measures.general]:
+        require_source(workspace, source)
+    check_files(workspace, stage)
+    question_sets(stage.evaluation)
+    if terms_to_accept(workspace, stage.model.name):
+        raise BadConfig(
+            f"The model {stage.model.name} comes under terms that nobody has accepted yet: accept them, and fetch it."
+        )
+
+
+def check_files(workspace: Workspace, stage: Stage) -> None:
+    """See that all files a stage names lie where people who open the app may read.
+
+    Raises:
+        BadInput: a model folder or a question set lies elsewhere, or is not there.
+    """
+    check_model(workspace, stage.model.name)
+    for task in stage.evaluation.tasks:
+        if task not in BUILTIN_SETS:
+            if not Path(task).is_absolute():
+                raise BadInput(
+                    f"The question set {task!r} is unknown: take general, atlas, or the full path of a file."
+                )
+            check_path(workspace, task)
+
+
+def check_model(workspace: Workspace, name: str) -> None:
+    """See that `name` is a built-in model, a folder that may be read, or could be a hub id.
+
+    Raises:
+        BadInput: it is none of these.
+    """
+    if name in BUILTIN_MODELS:
+        return
+    folder = Path(os.path.expanduser(name))
+    if name.isprintable() and (folder.is_absolute() or folder.is_dir()):
+        if not folder.resolve().is_relative_to(workspace.models.resolve()):
+            check_path(workspace, str(folder.absolute()))
+        if not (folder / "config.json").is_file():
+            raise BadInput(f"{name} holds no config.json: name the folder of a model saved with save_pretrained.")
+    elif not _HUB_ID.fullmatch(name):
+        raise BadConfig(
+            f"The model {name!r} is unknown: take a built-in one ({', '.join(BUILTIN_MODELS)}), the full path of a "
+            "folder, or a hub id such as org/name."
+        )
+
+
+def local_models(workspace: Workspace) -> list[str]:
+    """Folders with a model that may be named: in the workspace's models/, and where people may take files from."""
+    folders = [*sorted(workspace.models.glob("[!.]*")), *suggestions(workspace)]
+    found = [folder for folder in folders if folder.name not in BUILTIN_MODELS and (folder / "config.json").is_file()]
+    return [str(folder) for folder in found]
+
+
+def recipe_of(draft: Draft) -> Recipe:
+    """The draft as a recipe, which `mixcpt run` carries out."""
+    return Recipe(name=draft.experiment, description=draft.name, cpt=draft.stage)
+
+
+def preparing(workspace: Workspace, kind: str, **payload: Any) -> Job | None:
+    """The latest job of this kind with this payload: how measuring the machine, fetching a model or tokenising a
+    mixture's sources stands. Whether terms are accepted in it makes no difference."""
+
+    def same(job: Job) -> bool:
+        return all(job.payload.get(key) == value for key, value in payload.items() if key != "accept_terms")
+
+    jobs = [job for job in Jobs(workspace).all() if job.kind == kind]
+    return next((job for job in reversed(jobs) if same(job)), None)
+
+
+def prepare(workspace: Workspace, kind: str, **payload: Any) -> Job:
+    """Queue a `doctor`, `fetch` or `prepare` job, unless the same one is queued or running already, from any tab."""
+    with locked(workspace.jobs / ".prepare.lock"):
+        job = preparing(workspace, kind, **payload)
+        if job and job.state in _WAITING:
+            return job
+        return Jobs(workspace).submit(kind, payload, label=payload.get("model", "this machine"))

@@ -1,0 +1,65 @@
+"""What lies in a model's folder, without torch: is it whole, is its tokenizer of use at once, which model is it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from mixcpt.errors import BadFile
+from mixcpt.workspace import read_json
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether configuration and every weight file lie there; of weights in several files an index names them.
+
+    Raises:
+        BadFile: the index cannot be read.
+    """
+    index = folder / "model.safetensors.index.json"
+    weights = set(_json_object(index).get("weight_map", {}).values()) if index.is_file() else set()
+    whole = all((folder / file).is_file() for file in weights) if weights else any(folder.glob("*.safetensors"))
+    return whole and (folder / "config.json").is_file()
+
+
+def has_fast_tokenizer(folder: Path) -> bool:
+    """Whether the tokenizer can be read without torch and knows its end-of-sequence token.
+
+    Raises:
+        BadFile: its configuration cannot be read.
+    """
+    config = folder / "tokenizer_config.json"
+    if not (folder / "tokenizer.json").is_file() or not config.is_file():
+        return False
+    return bool(_json_object(config).get("eos_token"))
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        found = read_json(path)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        found = None
+    if not isinstance(found, dict):
+        raise BadFile(f"{path} holds no JSON object: fetch the model again.")
+    return found
+
+
+def model_fingerprint(folder: Path) -> str:
+    """Identity of the model in `folder`, 16 hex digits: its config, and of each weight file the header, the size and a
+    sample of bytes. Cheap, also for large models."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with open(path, "rb") as file:
+            prefix = file.read(8)
+            header = int.from_bytes(prefix, "little")
+            digest.update(prefix + file.read(min(header, size)))
+            for start in _sample_starts(8 + header, size):
+                file.seek(start)
+                digest.update(file.read(4096))
+    return digest.hexdigest()[:16]
+
+
+def _sample_starts(first: int, size: int, samples: int = 64) -> list[int]:
+    step = max((size - first) // samples, 1)
+    return list(range(first, size, step))

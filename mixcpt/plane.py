@@ -1,0 +1,148 @@
+"""The plane: gain in the field against forgetting of general text, a point a run, the base at the origin."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from mixcpt.compare import Row
+from mixcpt.curves import describe, numbered, title_of
+from mixcpt.palette import NEUTRAL, RUNS, STAGES, run_colour
+from mixcpt.plotting import dotted, frame, label, nothing, thinned
+
+_SHAPES = ("circle", "square", "triangle-up", "cross")
+"""Of end points: the ninth arm has the first colour again, but another shape."""
+_QUADRANTS = (
+    (0.0, 1.0, "learned<br>and kept"),
+    (1.0, 1.0, "learned,<br>but forgot"),
+    (0.0, 0.0, "kept, but did<br>not learn"),
+    (1.0, 0.0, "forgot, and<br>did not learn"),
+)
+_WIDTH, _HEIGHT = 330, 380
+"""Of the plane's plot in pixels, where it is smallest: only where a label finds room depends on it."""
+
+
+def plane(rows: Sequence[Row]) -> go.Figure:
+    """Gain in the field (up is better) against forgetting of general text (right is worse), the base at the origin.
+
+    `rows` are those of `compare` or `with_curves`; with their `curve`, the way of each run is drawn lightly. Every end
+    point has its run's id as customdata. Rows without either measure are left out.
+    """
+    placed = [(number, row) for number, row in numbered(rows) if "forgetting" in row and "domain_gain" in row]
+    if not placed:
+        return nothing("plane", "Here runs would stand that measured both the field and general text.")
+    figure = go.Figure()
+    for number, row in placed:
+        _add_trail(figure, row, run_colour(number))
+    figure.add_scatter(
+        x=[0], y=[0], mode="markers", marker={"symbol": "diamond", "size": 12, "color": STAGES["base"]},
+        showlegend=False, uid="base", hovertemplate="<b>base</b><br>the model before any training<extra></extra>",
+    )  # fmt: skip
+    first = {number: row["run"] for number, row in reversed(placed)}
+    for number, row in placed:
+        _add_end(figure, number, row, in_legend=first[number] == row["run"])
+    ends = [(row["forgetting"], row["domain_gain"]) for _, row in placed]
+    across, up = _span([x for x, _ in ends], left=0.4, right=0.4), _span([y for _, y in ends], left=0.25, right=0.25)
+    frame(figure, "plane", height=474)
+    figure.update_layout(showlegend=_add_labels(figure, placed, across, up), legend={"maxheight": 0.3})
+    for x, y, words in _QUADRANTS:
+        side, edge = "left" if x == 0 else "right", "top" if y == 1 else "bottom"
+        figure.add_annotation(
+            text=words, xref="paper", yref="paper", x=x, y=y, xanchor=side, align=side, yanchor=edge, showarrow=False,
+            font={"size": 11, "color": NEUTRAL},
+        )  # fmt: skip
+    dotted(figure, x=0, y=0)
+    figure.update_xaxes(title_text="forgetting of general text (bits per byte, right is worse)", range=across)
+    figure.update_yaxes(title_text="gain in the field (bits per byte, up is better)", range=up)
+    return figure
+
+
+def _add_trail(figure: go.Figure, row: Row, colour: str) -> None:
+    points = [point["measure"] for point in row.get("curve", ())]
+    points = [point for point in points if {"domain_bits_per_byte", "general_bits_per_byte"} <= point.keys()]
+    if len(points) < 2:
+        return
+    base, points = points[0], thinned(points, 60)
+    figure.add_scatter(
+        x=[point["general_bits_per_byte"] - base["general_bits_per_byte"] for point in points],
+        y=[base["domain_bits_per_byte"] - point["domain_bits_per_byte"] for point in points],
+        mode="lines",
+        line={"color": colour, "width": 1.2},
+        opacity=0.45,
+        showlegend=False,
+        hoverinfo="skip",
+    )
+
+
+def _add_end(figure: go.Figure, number: int, row: Row, in_legend: bool) -> None:
+    kl = f"<br>KL to the base {row['prompt_kl']:.3f} nats per token" if "prompt_kl" in row else ""
+    figure.add_scatter(
+        x=[row["forgetting"]],
+        y=[row["domain_gain"]],
+        customdata=[row["run"]],
+        mode="markers",
+        marker={"symbol": _SHAPES[number // len(RUNS) % len(_SHAPES)], "size": 11, "color": run_colour(number)},
+        name=label(title_of(row)),
+        legendgroup=number,
+        showlegend=in_legend,
+        uid=row["run"],
+        hovertemplate=f"{describe(row)}<br>gain in the field %{{y:+.3f}} bits per byte"
+        f"<br>forgetting %{{x:+.3f}} bits per byte{kl}<br>{row['tokens']:,} tokens read<extra></extra>",
+    )
+
+
+def _span(values: Sequence[float], left: float, right: float) -> tuple[float, float]:
+    """A range that holds the base and all values, with room at both sides for words."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    width = max(high - low, 0.02)
+    return min(low - 0.06 * width, -left * width), high + right * width
+
+
+def _add_labels(
+    figure: go.Figure, placed: Sequence[tuple[int, Row]], across: tuple[float, float], up: tuple[float, float]
+) -> bool:
+    """Write each arm's name beside its highest end point, where there is room; true when one found none."""
+    best: dict[int, Row] = {}
+    for number, row in placed:
+        if number not in best or row["domain_gain"] > best[number]["domain_gain"]:
+            best[number] = row
+    points = [_pixels(row["forgetting"], row["domain_gain"], across, up) for _, row in placed]
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in [*points, _pixels(0, 0, across, up)]]
+    left_out = False
+    for row in best.values():
+        text = label(title_of(row), 30)
+        x, y = _pixels(row["forgetting"], row["domain_gain"], across, up)
+        box = _free_box(x, y, 6.6 * min(30, len(title_of(row))), taken)
+        if box is None:
+            left_out = True
+            continue
+        taken.append(box)
+        figure.add_annotation(
+            text=text, x=row["forgetting"], y=row["domain_gain"], showarrow=False, font={"size": 12},
+            xanchor="left", yanchor="middle", xshift=box[0] - x, yshift=(box[1] + box[3]) / 2 - y,
+        )  # fmt: skip
+    return left_out
+
+
+_Box = tuple[float, float, float, float]
+
+
+def _pixels(x: float, y: float, across: tuple[float, float], up: tuple[float, float]) -> tuple[float, float]:
+    return (
+        (x - across[0]) / (across[1] - across[0]) * _WIDTH,
+        (y - up[0]) / (up[1] - up[0]) * _HEIGHT,
+    )
+
+
+def _free_box(x: float, y: float, width: float, taken: Sequence[_Box]) -> _Box | None:
+    """Where a label of this width fits beside the point: right, left, above or below; None where it fits nowhere."""
+    corners = ((x + 10, y - 8), (x - 10 - width, y - 8), (x - width / 2, y + 9), (x - width / 2, y - 25))
+    for left, bottom in corners:
+        box = (left, bottom, left + width, bottom + 16)
+        inside = left >= 0 and bottom >= 16 and box[2] <= _WIDTH and box[3] <= _HEIGHT - 16
+        if inside and not any(_overlap(box, other) for other in taken):
+            return box
+    return None
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -1,0 +1,60 @@
+"""How far a training is, from its records: the newest figures, and about how long it still takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mixcpt.config import Stage
+from mixcpt.metrics import Record
+
+RECENT = 20
+"""Steps over which speed and loss are averaged: one step alone jumps about."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Losses are means per token over the recent steps. `seconds_left` is that of the training with its measures; the
+    questions after it are not in it."""
+
+    step: int
+    tokens: int
+    total_tokens: int
+    loss: float
+    tokens_per_second: float
+    memory_bytes: int
+    learning_rate: float
+    seconds_left: float
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.tokens / self.total_tokens)
+
+
+def progress(stage: Stage, losses: Sequence[Record], curve: Sequence[Record]) -> Progress | None:
+    """None before the first step. `losses` and `curve` are those of the run."""
+    if not losses:
+        return None
+    last, recent = losses[-1], losses[-RECENT:]
+    read = recent[-1]["tokens"] - (losses[-RECENT - 1]["tokens"] if len(losses) > RECENT else 0)
+    seconds = sum(record["seconds"] for record in recent)
+    total = max(stage.mixture.total_tokens(), last["tokens"])
+    steps = (total - last["tokens"]) * len(recent) / read
+    return Progress(
+        step=last["step"],
+        tokens=last["tokens"],
+        total_tokens=total,
+        loss=sum(record["loss"] for record in recent) / len(recent),
+        tokens_per_second=read / seconds,
+        memory_bytes=max(record["memory_bytes"] for record in recent),
+        learning_rate=last["learning_rate"],
+        seconds_left=steps * seconds / len(recent) + _measuring(stage, last["step"], steps, curve),
+    )
+
+
+def _measuring(stage: Stage, step: int, steps_left: float, curve: Sequence[Record]) -> float:
+    """Seconds for the measures that are still to come: every so many steps, and at the end."""
+    times = [record["seconds"] for record in curve if "seconds" in record]
+    if not times or steps_left <= 0:
+        return 0.0
+    every, end = stage.measures.every_steps, step + steps_left
+    due = int((end - 1e-9) // every) - step // every if every else 0
+    return float((due + 1) * sum(times) / len(times))

@@ -1,0 +1,65 @@
+"""What is being worked at and what waits, as one list to look at."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mixcpt.errors import MixcptError
+from mixcpt.jobs import Job, Jobs, Status, telling
+from mixcpt.overview import summary
+from mixcpt.progress import progress
+from mixcpt.runs import Run
+from mixcpt.workspace import Workspace
+
+Look = tuple[Job, Status]
+
+
+@dataclass(frozen=True)
+class QueueItem:
+    """Something that runs or waits: of a run, the job at which it stands; `then` are the kinds of work that follow it.
+
+    `seconds_left` is known while a run is being trained. `stopping`: it was asked to cancel or pause and has not yet.
+    """
+
+    job: Job
+    status: Status
+    title: str
+    then: tuple[str, ...] = ()
+    seconds_left: float | None = None
+    stopping: bool = False
+
+
+def queue(workspace: Workspace) -> list[QueueItem]:
+    """First what runs, then what waits, in the order in which it was given."""
+    looks = Jobs(workspace).snapshot()
+    busy = {_whose(job) for job, status in looks if status.state in ("queued", "running")}
+    items = []
+    for owner in busy:
+        mine = [look for look in looks if _whose(look[0]) == owner]
+        found = telling(mine) or mine[-1]  # an export tells nothing about its run
+        if found[1].state in ("queued", "running"):  # what waits for a paused job is at rest as well
+            items.append(_item(workspace, found, mine))
+    return sorted(items, key=lambda item: (item.status.state == "queued", item.job.created))
+
+
+def _whose(job: Job) -> str:
+    return job.run if job.run and job.kind != "export" else job.id
+
+
+def _item(workspace: Workspace, found: Look, mine: Iterable[Look]) -> QueueItem:
+    job, status = found
+    then = tuple(other.kind for other, its in mine if its.state == "queued" and other.id != job.id)
+    run = summary(workspace, job.run) if job.run else None
+    stopping = status.state == "running" and job.requested() is not None
+    return QueueItem(job, status, run.title if run else job.label or job.kind, then, _left(workspace, found), stopping)
+
+
+def _left(workspace: Workspace, found: Look) -> float | None:
+    job, status = found
+    if job.kind != "train" or status.state != "running" or not job.run:
+        return None
+    run = Run(workspace.runs / job.run)
+    try:
+        how_far = progress(run.config, run.losses(), run.curve())
+    except MixcptError:  # its own page tells what is wrong with it; the queue goes on without this figure
+        return None
+    return how_far.seconds_left if how_far else None

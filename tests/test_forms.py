@@ -1,0 +1,120 @@
+"""Forms: every field of a stage has a widget, and what a widget gives goes back into the config unchanged."""
+
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import forms
+from app.words import plain
+from mixcpt.config import Stage, override
+from mixcpt.drafts import default_stage
+from mixcpt.presets import value_at
+
+FIELDS = list(forms.fields(Stage))
+OTHER: dict[str, Any] = {  # another valid value of each kind, as a person would give it
+    "stage": None,
+    "model.name": "org/name",
+    "model.precision": "nf4",
+    "model.device": "cpu",
+    "mixture.preference_text": "both",
+    "mixture.joiner": r"\n##\\n",
+    "objective.retention": "kl",
+    "adapter.layers": "attention",
+    "training.schedule": "linear",
+    "measures.general": "builtin/general",
+    "measures.on": "validation",
+    "evaluation.tasks": ["general"],
+}
+
+
+def page() -> None:
+    import streamlit as st
+
+    from app import forms
+    from mixcpt.drafts import default_stage
+
+    st.session_state.setdefault("told", {})
+    level = st.session_state.get("level", "all")
+    forms.draw(default_stage(), key="t", on_change=st.session_state["told"].__setitem__, level=level)
+
+
+def drawn(level: str = "all") -> AppTest:
+    app = AppTest.from_function(page)
+    app.session_state["level"] = level
+    return app.run()
+
+
+def widgets(app: AppTest) -> dict[str, Any]:
+    kinds = ("number_input", "selectbox", "text_input", "toggle", "multiselect")
+    return {str(widget.key): widget for kind in kinds for widget in app.get(kind)}
+
+
+def test_every_field_of_a_stage_has_a_widget_with_its_value_label_and_help() -> None:
+    app = drawn()
+    assert not app.exception
+    shown = widgets(app)
+    assert set(shown) == {f"t_{one.path}" for one in FIELDS} and len(FIELDS) > 30
+    for one in FIELDS:
+        widget, value = shown[f"t_{one.path}"], value_at(default_stage(), one.path)
+        assert widget.value == (value.replace("\n", "\\n") if one.path == "mixture.joiner" else value), one.path
+        assert widget.label == plain(one.title) and widget.help, one.path
+
+
+def test_no_field_is_forgotten_but_the_sources() -> None:
+    def leaves(data: dict[str, Any], prefix: str = "") -> set[str]:
+        below = [
+            leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}"}
+            for name, value in data.items()
+        ]
+        return set().union(*below)
+
+    assert leaves(default_stage().model_dump()) - {one.path for one in FIELDS} == {"mixture.sources"}
+
+
+@pytest.mark.parametrize("one", [one for one in FIELDS if one.path != "stage"], ids=lambda one: one.path)
+def test_what_a_widget_gives_reaches_the_config(one: forms.Field) -> None:
+    app = drawn()
+    widget, value = widgets(app)[f"t_{one.path}"], value_at(default_stage(), one.path)
+    given: Any
+    expected: Any
+    if isinstance(value, bool):
+        given = expected = not value
+    elif one.path in OTHER:
+        given = expected = OTHER[one.path]
+    else:
+        given = expected = 2 if one.kind is int and value != 2 else 3 if one.kind is int else 0.25
+    if one.path == "mixture.joiner":
+        expected = "\n##\\n"
+    if one.path.endswith(("row_tokens", "budget_tokens", "checkpoint_steps")):
+        given = expected = 64
+    widget.set_value(given).run()
+    assert not app.exception
+    told = app.session_state["told"]
+    if given != value:
+        assert told == {one.path: expected} and type(told[one.path]) is type(expected)
+    told = {"training.rows_per_step": 2} | told  # rows at once must divide it
+    assert value_at(override(default_stage(), told), one.path) == expected
+
+
+def test_a_number_that_may_be_empty_can_be_emptied() -> None:
+    app = drawn()
+    widgets(app)["t_evaluation.items"].set_value(None).run()
+    assert app.session_state["told"] == {"evaluation.items": None}
+
+
+def test_at_most_eight_fields_are_basic() -> None:
+    shown = widgets(drawn("basic"))
+    assert 0 < len(shown) <= 8 and set(shown) < {f"t_{one.path}" for one in FIELDS}
+
+
+def test_small_numbers_are_shown_as_powers() -> None:
+    app = drawn()
+    rate = widgets(app)["t_training.learning_rate"]
+    assert rate.proto.format == "%e" and rate.step == pytest.approx(1e-4)
+    assert widgets(app)["t_mixture.budget_tokens"].step == 1000
+
+
+def test_text_with_line_ends_goes_there_and_back() -> None:
+    for text in ("\n\n", "\\n", "a\\\nb\t", "plain"):
+        assert forms._unescaped(forms._escaped(text)) == text

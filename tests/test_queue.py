@@ -1,0 +1,63 @@
+"""The queue as one list."""
+
+import pytest
+from made import made_job, made_run
+
+from mixcpt.jobs import Jobs
+from mixcpt.queue import queue
+from mixcpt.runs import Runs
+from mixcpt.workspace import Workspace
+
+
+def test_nothing_to_do_is_an_empty_queue(workspace: Workspace) -> None:
+    for state in ("done", "failed", "cancelled", "paused"):
+        made_run(workspace, state=state)
+    made_job(workspace, "ingest", "done")
+    assert queue(workspace) == []
+
+
+def test_what_runs_comes_first_and_a_run_is_one_item(workspace: Workspace) -> None:
+    waiting = made_run(workspace, state="queued", arm="second")
+    corpus = made_job(workspace, "ingest", "queued", label="rust-book")
+    running = made_run(workspace, state="running", name="first")
+    items = queue(workspace)
+    assert [item.title for item in items] == ["first", "second", "rust-book"]
+    assert [item.job.run or item.job.id for item in items] == [running.id, waiting.id, corpus.id]
+    assert [item.then for item in items] == [("evaluate",), ("evaluate",), ()]
+    assert [item.status.state for item in items] == ["running", "queued", "queued"]
+
+
+def test_time_left_is_known_while_a_run_is_trained(workspace: Workspace) -> None:
+    """5,120 of 12,000 tokens are read, at 1,024 in 8 s; then comes one more measure, of 2 s."""
+    made_run(workspace, state="running")
+    made_run(workspace, state="queued")
+    running, queued = queue(workspace)
+    assert running.seconds_left == pytest.approx(6880 / 1024 * 8 + 2)
+    assert queued.seconds_left is None
+
+
+def test_a_run_that_asks_questions_still_runs(workspace: Workspace) -> None:
+    run = made_run(workspace)
+    made_job(workspace, "evaluate", "running", run=run.id)
+    (item,) = queue(workspace)
+    assert (item.job.kind, item.seconds_left, item.then) == ("evaluate", None, ())
+
+
+def test_an_export_is_an_item_of_its_own(workspace: Workspace) -> None:
+    run = made_run(workspace, name="mine")
+    made_job(workspace, "export", "running", run=run.id)
+    (item,) = queue(workspace)
+    assert (item.job.kind, item.title) == ("export", "mine")
+
+
+def test_what_was_asked_to_end_is_stopping(workspace: Workspace) -> None:
+    run = made_run(workspace, state="running")
+    Runs(workspace).cancel(run)
+    (item,) = queue(workspace)
+    assert item.stopping and item.then == ()
+
+
+def test_jobs_of_a_deleted_folder_are_still_shown(workspace: Workspace) -> None:
+    Jobs(workspace).submit("train", {}, run="cpt-gone", label="plain")
+    (item,) = queue(workspace)
+    assert item.title == "plain"
