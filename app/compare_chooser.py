@@ -156,7 +156,7 @@ def _equal_tokens(rows: Sequence[Row]) -> int | None:
     if _EQUAL not in st.session_state:
         asked = st.query_params.get("at", "")
         st.session_state[_EQUAL] = asked.isdecimal()
-        st.session_state[_AT] = max(1, min(int(asked), 10**12)) if asked.isdecimal() else least
+        st.session_state[_AT] = max(1, min(int(asked[:20]), 10**12)) if asked.isdecimal() else least
     with st.container(horizontal=True, vertical_alignment="center"):
         equal = st.toggle(
             "Compare at equal tokens of the field",

@@ -12,7 +12,7 @@ from app.words import plain, printable
 from mixcpt import charts, comparison
 from mixcpt.compare import Row, as_csv, summarise
 from mixcpt.findings import cautions, findings, leaders
-from mixcpt.runs import Run, Runs
+from mixcpt.runs import Run
 
 RUNS = "../pages/runs.py"
 _MEASURES = {"general": "General forgetting", "domain": "Domain gain", "kl": "KL to the base"}
@@ -22,7 +22,7 @@ _SENTENCES = 6
 
 def comparison_of(choice: Choice) -> None:
     rows, arms = choice.rows, summarise(choice.rows)
-    runs = [Runs(state.workspace()).get(row["run"]) for row in rows]
+    runs = [Run(state.workspace().runs / row["run"]) for row in rows]
     _in_words(arms)
     left, right = st.columns(2, gap="medium")
     with left:

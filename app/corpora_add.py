@@ -124,7 +124,6 @@ def _common() -> None:
     right.selectbox(
         "Kind",
         list(KINDS),
-        required=True,
         format_func=KINDS.__getitem__,
         key="corpora_kind",
         persist_state="session",
@@ -168,7 +167,6 @@ def _more(way: str) -> None:
     right.selectbox(
         "Count tokens as",
         [name for name in BUILTIN_MODELS if name == DEFAULT_MODEL or is_there(state.workspace(), name)],
-        required=True,
         key="corpora_model",
         persist_state="session",
         help="The model whose tokenizer counts the tokens of this corpus.",
@@ -277,8 +275,8 @@ def _one(job: Job, status: Status) -> None:
         second.button(
             "Discard",
             key=f"corpora_discard_{job.id}",
-            on_click=shelf.put_aside,
-            args=(state.workspace(), job),
+            on_click=_discard,
+            args=(job,),
             width="stretch",
             help="Deletes the uploaded files too." if kept else "Takes this message away.",
         )
@@ -288,4 +286,11 @@ def _again(job: Job) -> None:
     try:
         shelf.again(state.workspace(), job)
     except MixcptError as problem:
+        st.toast(plain(problem), icon=":material/error:")
+
+
+def _discard(job: Job) -> None:
+    try:
+        shelf.put_aside(state.workspace(), job)
+    except MixcptError as problem:  # another tab tried it again meanwhile
         st.toast(plain(problem), icon=":material/error:")

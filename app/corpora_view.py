@@ -96,6 +96,12 @@ def _list(manifests: list[Manifest]) -> None:
 def all_corpora() -> None:
     """Your corpora, then the built-in sources."""
     manifests = list_corpora(state.workspace())
+    for name in sorted({*corpus_names(state.workspace())} - {one.name for one in manifests}):
+        st.warning(
+            f"The corpus {plain(name)} cannot be read: its manifest.json is damaged. Move its folder away, and add it "
+            "again.",
+            icon=":material/broken_image:",
+        )
     own = [one for one in manifests if not one.name.startswith("builtin-")]
     st.subheader("Your corpora")
     if own:
@@ -144,7 +150,7 @@ def heading(corpus: Corpus) -> None:
         "Size": size(manifest.bytes),
         "Held out": f"{manifest.split.fraction:.1%} of tokens",
     }
-    for column, (label, value) in zip(st.columns(len(facts)), facts.items(), strict=True):
+    for column, (label, value) in zip(st.columns([1.3, 1, 1, 1, 1.4]), facts.items(), strict=True):
         column.metric(label, value)
 
 

@@ -2,26 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import streamlit as st
 
 from app import show, state
 from app.words import ago, count, plain, signed
 from mixcpt import charts, recorded
-from mixcpt.compare import compare
+from mixcpt.comparison import rows_of
 from mixcpt.corpus import corpus_names
 from mixcpt.drafts import Draft, Drafts, default_stage
 from mixcpt.errors import MixcptError, NotFound
 from mixcpt.launching import launch_draft
-from mixcpt.overview import RunSummary
+from mixcpt.modelstore import is_there
+from mixcpt.overview import DAMAGED, RunSummary
 from mixcpt.recipes import estimate_at_once
-from mixcpt.runs import Runs
 from mixcpt.workspace import new_id
 
 CORPORA, MIXTURE, LAUNCH = "../pages/corpora.py", "../pages/mixture.py", "../pages/launch.py"
 RUNS, COMPARE, NOTEBOOK = "../pages/runs.py", "../pages/compare.py", "../pages/notebook.py"
 _RECENT = 5
+_ACROSS = 3
+"""Steps in a row, of which there are two."""
 
 
 def recorded_experiment(runs: Sequence[RunSummary]) -> None:
@@ -40,16 +41,10 @@ def recorded_experiment(runs: Sequence[RunSummary]) -> None:
             "country that does not exist, each time in another way. **Higher** is more learned of the field, "
             "**further right** is more general language forgotten."
         )
-        show.chart(charts.plane(_rows(tuple(mine))), key="home_plane")
+        rows, _ = rows_of(state.workspace(), mine)
+        show.chart(charts.plane(rows), key="home_plane")
         query = {"runs": ",".join(mine)}
         st.page_link(COMPARE, label="Explore these runs", icon=":material/arrow_forward:", query_params=query)
-
-
-@st.cache_data(show_spinner=False, max_entries=4)
-def _rows(ids: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Recorded runs never change, so their ids are all that the rows depend on."""
-    runs = Runs(state.workspace())
-    return compare(runs.get(id) for id in ids)
 
 
 def quick_run() -> None:
@@ -80,7 +75,11 @@ def _quick_needs() -> str:
         needed = estimate_at_once(state.workspace(), default_stage())
     except MixcptError as problem:
         return plain(problem)
-    return f"It needs {plain(needed.words())}." if needed else "The first start also fetches the model, 93 MB."
+    if needed:
+        return f"It needs {plain(needed.words())}."
+    if is_there(state.workspace(), default_stage().model.name):
+        return "Time and memory are told as soon as this machine was looked at."
+    return "The first start also fetches the model, 93 MB."
 
 
 def machine_card() -> None:
@@ -131,7 +130,8 @@ def next_steps(runs: Sequence[RunSummary]) -> None:
     has_corpus = any(not name.startswith("builtin-") for name in corpus_names(state.workspace()))
     done = {CORPORA: has_corpus, LAUNCH: bool(own), RUNS: any(run.state == "done" for run in own)}
     st.subheader("What to do next", anchor=False)
-    for number, (column, step) in enumerate(zip(st.columns(len(_STEPS)), _STEPS, strict=True), 1):
+    columns = [*st.columns(_ACROSS), *st.columns(_ACROSS)]
+    for number, (column, step) in enumerate(zip(columns, _STEPS, strict=True), 1):
         icon = "check_circle" if done.get(step.page) else step.icon
         with column.container(border=True, height="stretch"):
             st.page_link(step.page, label=f"**{number}. {step.label}**", icon=f":material/{icon}:")
@@ -146,6 +146,9 @@ def recent_runs(runs: Sequence[RunSummary]) -> None:
     for run in own:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             st.page_link(RUNS, label=plain(run.title), query_params={"run": run.id}, width="stretch")
+            if run.state == DAMAGED:
+                st.caption(plain(run.message))
+                continue
             st.caption(f"{plain(run.experiment)} · {run.state} · {count(run.tokens)} tokens · {ago(run.created)}")
             if run.domain_gain is not None and run.forgetting is not None:
                 st.caption(

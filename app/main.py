@@ -1,12 +1,15 @@
 """The studio: `streamlit run app/main.py`, or `mixcpt app`. Frame and navigation; every page is a file of pages/."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
 
 from app import panels, show, state
-from mixcpt.errors import MixcptError
+from mixcpt.errors import MixcptError, Unavailable
 
+log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 
 st.set_page_config(page_title="Mix-CPT Studio", page_icon=HERE / "mark.svg", layout="wide", initial_sidebar_state=240)
@@ -29,10 +32,21 @@ PAGES = {
 }
 
 page = st.navigation(PAGES)
+
+
+def answered(draw: Callable[[], None]) -> None:
+    """Draw; whatever a page did not answer itself still ends in one clear sentence."""
+    try:
+        draw()
+    except MixcptError as problem:
+        show.error(problem)
+    except OSError as problem:
+        log.exception("The disk or a file failed a page.")
+        remedy = "see that the disk has space and the studio's folder can be written, then load this page again."
+        show.error(Unavailable(f"A file could not be read or written ({problem}): {remedy}"))
+
+
 state.supervisor()
 with st.sidebar:
-    panels.queue_panel()
-try:
-    page.run()
-except MixcptError as problem:  # whatever a page did not answer itself still ends in one clear sentence
-    show.error(problem)
+    answered(panels.queue_panel)
+answered(page.run)

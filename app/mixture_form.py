@@ -1,9 +1,10 @@
 """The left-hand side of the Mixture page: what is mixed, and how much of each.
 
 Every change goes to the session's draft on disk at once (`launch_view.change`); what does not fit together stays typed.
+A change is made to the sources as they are when it arrives, so two that are made in quick succession both count.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,10 +15,12 @@ from app.launch_view import change, typed
 from app.words import plain
 from mixcpt.builtin import KINDS, WORDS
 from mixcpt.corpus import list_corpora
-from mixcpt.drafts import Draft
+from mixcpt.drafts import Draft, Drafts
 from mixcpt.palette import KIND_WORDS
 
 Entry = dict[str, Any]
+Edit = Callable[[list[Entry]], list[Entry]]
+"""Makes new sources of those that there are."""
 
 FIELD = "field"
 _GROUPS = {
@@ -32,6 +35,7 @@ _PRESETS = {
     "Half and half": {FIELD: 50, "documents": 25, "instructions": 15, "preferences": 10},
 }
 _MOST = 1000.0
+_COLUMNS = [12, 8, 3]
 
 
 def kinds() -> dict[str, str]:
@@ -49,85 +53,106 @@ def entries(draft: Draft) -> list[Entry]:
 
 def form(draft: Draft) -> None:
     known, mixed = kinds(), entries(draft)
-    with st.container(border=True):
+    with st.container(border=True, gap="small"):
         st.subheader("Shares", anchor=False, help="Relative parts of the tokens: 3 and 1 mean 75 % and 25 %.")
         _presets(draft, known, mixed)
         for group in _GROUPS:
             members = [entry for entry in mixed if _group(entry, known) == group]
             if members:
-                _draw_group(draft, group, members, mixed)
+                with st.container(gap="xxsmall"):
+                    _draw_group(draft, group, members, known, alone=len(mixed) == 1)
         _add(draft, known, mixed)
+        _settings(draft)
         if problem := typed(draft).problem:
             st.error(f"{plain(problem)} Until then the last good mixture is kept.", icon=":material/error:")
-    with st.container(border=True):
-        forms.field(draft.stage, "mixture.budget_tokens", key="mixture", on_change=_setting(draft), typed=_typed(draft))
-        with st.expander("More options", icon=":material/tune:"):
-            forms.draw(
-                draft.stage,
-                key="mixture_more",
-                on_change=_setting(draft),
-                typed=_typed(draft),
-                only="mixture",
-                skip={"mixture.budget_tokens"},
-            )
 
 
-def _typed(draft: Draft) -> dict[str, Any]:
-    return typed(draft).changes
+def _settings(draft: Draft) -> None:
+    def store(path: str, value: Any) -> None:
+        change(draft.id, {path: value})
 
-
-def _setting(draft: Draft) -> forms.Change:
-    return lambda path, value: change(draft.id, {path: value})
+    budget, more = st.columns([10, 11], vertical_alignment="bottom")
+    with budget:
+        forms.field(draft.stage, "mixture.budget_tokens", key="mixture", on_change=store, typed=typed(draft).changes)
+    with more, st.popover("More options", icon=":material/tune:", width="stretch"):
+        forms.draw(
+            draft.stage,
+            key="mixture_more",
+            on_change=store,
+            typed=typed(draft).changes,
+            only="mixture",
+            skip={"mixture.budget_tokens"},
+        )
 
 
 def _group(entry: Entry, known: dict[str, str]) -> str:
     return FIELD if entry["domain"] else known.get(entry["source"], "documents")
 
 
-def _write(draft: Draft, mixed: Sequence[Entry]) -> None:
-    change(draft.id, {"mixture.sources": [dict(entry) for entry in mixed]})
+def _edit(draft_id: str, edit: Edit) -> None:
+    mixed = entries(Drafts(state.workspace()).get(draft_id))
+    change(draft_id, {"mixture.sources": [dict(entry) for entry in edit(mixed)]})
 
 
-def _presets(draft: Draft, known: dict[str, str], mixed: list[Entry]) -> None:
-    with st.container(horizontal=True):
-        for name, shares in _PRESETS.items():
-            st.button(
-                plain(name),
-                key=f"mixture_preset_{name}",
-                on_click=partial(_apply, draft, known, mixed, shares),
-                help="Field, general documents, instructions and preference pairs in these parts.",
-            )
+def _with(mixed: list[Entry], name: str, **parts: Any) -> list[Entry]:
+    return [entry | parts if entry["source"] == name else entry for entry in mixed]
 
 
-def _apply(draft: Draft, known: dict[str, str], mixed: list[Entry], shares: dict[str, int]) -> None:
-    for group, share in shares.items():
-        mixed = _scaled(mixed, [entry for entry in mixed if _group(entry, known) == group], share)
-    _write(draft, mixed)
+def _without(mixed: list[Entry], name: str) -> list[Entry]:
+    return [entry for entry in mixed if entry["source"] != name]
 
 
-def _scaled(mixed: Sequence[Entry], members: Sequence[Entry], share: float) -> list[Entry]:
-    """`mixed` with the shares of `members` summing to `share`, in the proportions they had."""
+def _scaled(mixed: list[Entry], names: Collection[str], share: float) -> list[Entry]:
+    """`mixed` with the shares of the sources `names` summing to `share`, in the proportions they had."""
+    members = [entry for entry in mixed if entry["source"] in names]
     total = sum(entry["share"] for entry in members)
-    names = [entry["source"] for entry in members]
 
     def scaled(entry: Entry) -> float:
         return round(share * (entry["share"] / total if total else 1 / len(members)), 4)
 
-    return [entry | {"share": scaled(entry)} if entry["source"] in names else entry for entry in mixed]
+    return [entry | {"share": scaled(entry)} if entry in members else entry for entry in mixed]
 
 
-def _draw_group(draft: Draft, group: str, members: list[Entry], mixed: list[Entry]) -> None:
-    icon, title, help = _GROUPS[group]
-    words, number = st.columns([3, 2], vertical_alignment="center")
-    words.markdown(f"{icon} **{title}**", help=help)
+def _presets(draft: Draft, known: dict[str, str], mixed: list[Entry]) -> None:
+    there = {_group(entry, known) for entry in mixed}
+
+    def apply(shares: dict[str, int], mixed: list[Entry]) -> list[Entry]:
+        for group, share in shares.items():
+            mixed = _scaled(mixed, [entry["source"] for entry in mixed if _group(entry, known) == group], share)
+        return mixed
+
+    with st.container(horizontal=True, gap="xsmall"):
+        for name, shares in _PRESETS.items():
+            st.button(
+                plain(name),
+                key=f"mixture_preset_{name}",
+                on_click=partial(_edit, draft.id, partial(apply, shares)),
+                disabled=not any(shares[group] for group in there),
+                help=plain(", ".join(f"{_GROUPS[group][1]} {share}" for group, share in shares.items()) + "."),
+            )
+
+
+def _draw_group(draft: Draft, group: str, members: list[Entry], known: dict[str, str], alone: bool) -> None:
+    """A line with the kind's name and share. Its source stands in the same line; several have a line each below."""
+    icon, title, _ = _GROUPS[group]
+    if len(members) == 1:
+        _draw_source(draft, members[0], known, alone, f"{icon} **{title}**  \n")
+        return
+    words, number, _ = st.columns(_COLUMNS, vertical_alignment="center")
+    words.markdown(f"{icon} **{title}**")
+    names = [entry["source"] for entry in members]
     with number:
-        total = sum(entry["share"] for entry in members)
-        _share(f"mixture_kind_{group}", f"Share of {title}", total, partial(_set_group, draft, members, mixed))
+        _share(
+            f"mixture_kind_{group}",
+            f"Share of {title}",
+            sum(entry["share"] for entry in members),
+            lambda share: _edit(draft.id, lambda mixed: _scaled(mixed, names, share)),
+        )
     for entry in members:
-        _draw_source(draft, entry, mixed, alone=len(members) == 1)
+        _draw_source(draft, entry, known, alone)
 
 
-def _share(key: str, label: str, value: float, store: Any) -> None:
+def _share(key: str, label: str, value: float, store: Callable[[float], None]) -> None:
     forms.show(key, float(value))
     st.number_input(
         plain(label),
@@ -141,74 +166,88 @@ def _share(key: str, label: str, value: float, store: Any) -> None:
     )
 
 
-def _set_group(draft: Draft, members: list[Entry], mixed: list[Entry], share: float) -> None:
-    _write(draft, _scaled(mixed, members, share))
-
-
-def _set_source(draft: Draft, mixed: list[Entry], name: str, share: float) -> None:
-    _write(draft, [entry | {"share": share} if entry["source"] == name else entry for entry in mixed])
-
-
-def _draw_source(draft: Draft, entry: Entry, mixed: list[Entry], alone: bool) -> None:
-    """A source's line: its name, its own share where its group has several, and what can be done with it."""
+def _draw_source(draft: Draft, entry: Entry, known: dict[str, str], alone: bool, title: str = "") -> None:
+    """A source's line: its name, its share, and what can be done with it."""
     name = entry["source"]
-    words, number, more = st.columns([5, 4, 2], vertical_alignment="center")
-    words.markdown(plain(name), help=plain(WORDS[name]) if name in WORDS else None)
-    if not alone:
-        with number:
-            _share(
-                f"mixture_share_{name}", f"Share of {name}", entry["share"], partial(_set_source, draft, mixed, name)
-            )
-    with more, st.popover("", icon=":material/more_horiz:", type="tertiary", key=f"mixture_more_{name}"):
-        key = f"mixture_domain_{name}"
+    words, number, more = st.columns(_COLUMNS, vertical_alignment="center")
+    words.markdown(f"{title}:small[:gray[{plain(name)}]]")
+    with number:
+        _share(
+            f"mixture_share_{name}",
+            f"Share of {name}",
+            entry["share"],
+            lambda share: _edit(draft.id, lambda mixed: _with(mixed, name, share=share)),
+        )
+    with more:
+        if name in known or name in KINDS:
+            _more(draft, entry, known, alone)
+        else:
+            _take_out(draft, name, alone, label="")
+    if name not in known and name not in KINDS:
+        st.caption(":red[This corpus is not there any more: take it out.]")
+
+
+def _more(draft: Draft, entry: Entry, known: dict[str, str], alone: bool) -> None:
+    name = entry["source"]
+    key = f"mixture_domain_{name}"
+
+    def mark() -> None:
+        marked = st.session_state[key]
+        _edit(draft.id, lambda mixed: _with(mixed, name, domain=marked))
+
+    with st.popover("", icon=":material/more_horiz:", type="tertiary", key=f"mixture_more_{name}"):
+        st.markdown(f"**{plain(name)}**")
+        st.caption(plain(WORDS[name]) if name in WORDS else _GROUPS[_group(entry, known)][2])
         forms.show(key, entry["domain"])
         st.toggle(
             "This is my field",
             key=key,
-            on_change=partial(_mark, draft, mixed, name, key),
+            on_change=mark,
             help="Its held-out part becomes the measure of what was learned.",
         )
-        st.button(
-            "Take it out",
-            key=f"mixture_remove_{name}",
-            icon=":material/remove:",
-            disabled=len(mixed) == 1,
-            on_click=partial(_write, draft, [other for other in mixed if other is not entry]),
-        )
+        _take_out(draft, name, alone)
 
 
-def _mark(draft: Draft, mixed: list[Entry], name: str, key: str) -> None:
-    marked = st.session_state[key]
-    _write(draft, [entry | {"domain": marked} if entry["source"] == name else entry for entry in mixed])
+def _take_out(draft: Draft, name: str, alone: bool, label: str = "Take it out") -> None:
+    st.button(
+        label,
+        key=f"mixture_remove_{name}",
+        icon=":material/delete:",
+        disabled=alone,
+        on_click=partial(_edit, draft.id, lambda mixed: _without(mixed, name)),
+        help="A mixture has at least one source: add another first." if alone else f"Leave {plain(name)} out.",
+    )
 
 
-def _add(draft: Draft, known: dict[str, str], mixed: list[Entry]) -> None:
+def _add(draft: Draft, known: dict[str, str], mixed: Sequence[Entry]) -> None:
     there = {entry["source"] for entry in mixed}
     left = [name for name in known if name not in there]
     if not left:
         return
+
+    def add() -> None:
+        name, st.session_state["mixture_add"] = st.session_state["mixture_add"], None
+        if name is not None:
+            _edit(draft.id, lambda mixed: _appended(mixed, name, known[name]))
+
     st.selectbox(
         "Add a source",
         left,
         index=None,
         key="mixture_add",
-        placeholder="a corpus of yours, or a built-in source",
+        placeholder="Add a source: a corpus of yours, or a built-in one",
         format_func=lambda name: f"{name} ({KIND_WORDS[known[name]]})",
-        on_change=partial(_append, draft, mixed, known),
-        help="Your corpora are made on the page Corpora.",
+        on_change=add,
+        label_visibility="collapsed",
     )
 
 
-def _append(draft: Draft, mixed: list[Entry], known: dict[str, str]) -> None:
+def _appended(mixed: list[Entry], name: str, kind: str) -> list[Entry]:
     """A corpus of documents that somebody adds is most likely the field; it takes the atlas' place as such."""
-    name = st.session_state["mixture_add"]
-    st.session_state["mixture_add"] = None
-    if name is None:
-        return
-    is_field = known[name] == "documents" and not name.startswith("builtin/")
-    if is_field:
-        share = sum(entry["share"] for entry in mixed if entry["domain"])
-        mixed = [entry for entry in mixed if entry["source"] != "builtin/atlas"]
-    else:
-        share = 10
-    _write(draft, [*mixed, {"source": name, "share": share or 10, "domain": is_field}])
+    mixed = _without(mixed, name)
+    is_field = kind == "documents" and not name.startswith("builtin/")
+    share = 10.0
+    if is_field and (atlas := [one for one in mixed if one["source"] == "builtin/atlas" and one["domain"]]):
+        share = atlas[0]["share"] or share
+        mixed = _without(mixed, "builtin/atlas")
+    return [*mixed, {"source": name, "share": share, "domain": is_field}]

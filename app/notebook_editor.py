@@ -56,25 +56,25 @@ class Editors:
             self._draw(draft)
         return any(draft.id == self._writing for draft in drafts)
 
-    def at_end(self, entries: list[Entry]) -> None:
-        """Drafts of all other new notes, those whose place is gone among them."""
+    def without_place(self, entries: list[Entry]) -> None:
+        """Drafts of all other new notes, those whose place is gone among them: near the button that begins one."""
         ids = {entry.id for entry in entries}
         for draft in self._drafts:
             if draft.note not in self._notes and draft.before not in ids:
-                self._draw(draft)
+                self._draw(draft, " It will stand at the end of the notebook.")
 
     def _is_left(self, draft: NoteDraft) -> bool:
         note = self._notes.get(draft.note)
         return bool(draft.text.strip()) and (note is None or draft.text != note.text)
 
-    def _draw(self, draft: NoteDraft) -> None:
+    def _draw(self, draft: NoteDraft, place: str = "") -> None:
         with st.container(border=True):
             if draft.id == self._writing:
-                self._editor(draft)
+                self._editor(draft, place)
             else:
                 self._offer(draft)
 
-    def _editor(self, draft: NoteDraft) -> None:
+    def _editor(self, draft: NoteDraft, place: str) -> None:
         note = self._notes.get(draft.note)
         key = f"notebook_text_{draft.id}"
         if key not in st.session_state:
@@ -110,7 +110,7 @@ class Editors:
             )
             label = "Cancel" if note else "Discard"
             st.button(label, key="notebook_discard", on_click=_discard, args=(self._notebook, draft.id))
-            st.caption("A draft until you save it. It is kept on disk: a reload brings it back.")
+            st.caption("A draft until you save it, kept on disk: a reload brings it back." + place)
 
     def _conflict(self, draft: NoteDraft, note: Note, key: str) -> None:
         st.warning(
@@ -167,6 +167,8 @@ def _save(notebook: Notebook, draft: NoteDraft, key: str, over: int | None = Non
         st.toast(f"Not saved yet: {plain(problem)}", icon=":material/error:")
         return
     st.query_params.pop(_WRITING, None)
+    if not draft.note and not draft.before:
+        st.toast("Saved at the end of the notebook", icon=":material/check:")
 
 
 def _discard(notebook: Notebook, draft_id: str) -> None:

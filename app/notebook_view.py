@@ -137,7 +137,7 @@ def timeline(notebook: Notebook) -> None:
         show.error(problem)
         for entry in arrange(journal(notebook.workspace, notebook.experiment), ())[:ENTRIES_AT_ONCE]:
             with st.container(border=True):
-                _head(entry)
+                _head(notebook, entry)
                 _body(notebook, entry)
         return
     hidden = sum(entry.hidden for entry in entries)
@@ -146,23 +146,25 @@ def timeline(notebook: Notebook) -> None:
     ):
         hidden = 0
     shown = [entry for entry in entries if not (hidden and entry.hidden)]
+    editors.without_place(shown)
     for entry, before, after in _part(shown, editors.places()):
         editors.before(entry.id)
         if not editors.instead_of(entry):
             _card(notebook, entry, before, after)
-    editors.at_end(shown)
     if not entries and not editors.any():
         show.empty("Nothing has happened yet", "Launch a run in this experiment, write a note or pin a chart.")
 
 
 def _part(entries: Sequence[Entry], open: set[str]) -> list[tuple[Entry, str | None, str | None]]:
-    """The entries of one part, each with the id of the one before it and of the second after it (empty: the end)."""
+    """The entries of one part, and those where this tab writes; each with the id of the one before it, and with the id
+    before which it goes to stand one further down."""
     parts = max(1, -(-len(entries) // ENTRIES_AT_ONCE))
     part = parts
     if parts > 1:
         st.caption(f"{len(entries):,} entries, the newest in the last part")
         part = st.pagination(parts, default=parts, key=f"notebook_part_{parts}")
-    first, last = (part - 1) * ENTRIES_AT_ONCE, part * ENTRIES_AT_ONCE
+    last = len(entries) - (parts - part) * ENTRIES_AT_ONCE  # counted from the end, so that the newest part is full
+    first = last - ENTRIES_AT_ONCE
     ids = [entry.id for entry in entries]
     return [
         (entry, ids[index - 1] if index else None, _second_after(ids, index))
@@ -172,7 +174,7 @@ def _part(entries: Sequence[Entry], open: set[str]) -> list[tuple[Entry, str | N
 
 
 def _second_after(ids: Sequence[str], index: int) -> str | None:
-    """Before what an entry must be put to move down by one; None for the last."""
+    """Empty for the end; None for the last entry, which cannot go further."""
     if index == len(ids) - 1:
         return None
     return ids[index + 2] if index + 2 < len(ids) else ""
@@ -181,7 +183,7 @@ def _second_after(ids: Sequence[str], index: int) -> str | None:
 def _card(notebook: Notebook, entry: Entry, before: str | None, after: str | None) -> None:
     with st.container(border=True, gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center"):
-            _head(entry)
+            _head(notebook, entry)
             chosen = st.menu_button(
                 "",
                 _actions(entry, before, after),
@@ -194,10 +196,10 @@ def _card(notebook: Notebook, entry: Entry, before: str | None, after: str | Non
         _act(notebook, entry, chosen, before, after)
 
 
-def _head(entry: Entry) -> None:
+def _head(notebook: Notebook, entry: Entry) -> None:
     look = LOOKS[entry.kind]
     st.badge(look.word, icon=look.icon, color=look.colour)
-    title = reports.pin_title(entry) if entry.kind == "pin" else entry.title
+    title = reports.pin_title(notebook, entry) if entry.kind == "pin" else entry.title
     st.markdown(f"**{plain(title)}**" if title else "", width="stretch")
     hidden = ":material/visibility_off: hidden · " if entry.hidden else ""
     st.caption(f"{hidden}{moment(entry.time):%d %b %Y, %H:%M} UTC", width="content")
@@ -275,8 +277,13 @@ def _act(notebook: Notebook, entry: Entry, action: str, before: str | None, afte
 def _confirm(notebook: Notebook, id: str) -> None:
     st.markdown("It cannot be brought back. **Hide** keeps it out of sight and out of exports.")
     with st.container(horizontal=True):
-        if st.button("Delete the note", type="primary", icon=":material/delete:", key="notebook_delete"):
-            notebook.delete_note(id)
-            st.rerun()
-        if st.button("Keep it", key="notebook_keep"):
+        deleted = st.button(
+            "Delete the note",
+            type="primary",
+            icon=":material/delete:",
+            key="notebook_delete",
+            on_click=notebook.delete_note,
+            args=(id,),
+        )
+        if st.button("Keep it", key="notebook_keep") or deleted:
             st.rerun()

@@ -6,8 +6,11 @@ being typed. When a run changes its state the whole page is drawn once more, bec
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from app import show, state
@@ -21,6 +24,7 @@ from mixcpt.overview import RunSummary, summary
 from mixcpt.progress import progress
 from mixcpt.queue import QueueItem, queue
 from mixcpt.runs import Run, Runs
+from mixcpt.stamps import Stamp, stamp
 
 keep_charts()
 
@@ -106,10 +110,10 @@ def _stopped_queue() -> None:
 def _title(item: QueueItem, place: str) -> None:
     """What it is called; of a run, the way to its page (a page link would be drawn as the page that is open)."""
     title = plain(item.title)
-    if not item.job.run or summary(state.workspace(), item.job.run) is None:
+    if not item.run:
         st.markdown(f"**{title}**")
     elif st.button(f"**{title}**", key=f"{place}_open_{item.job.id}", type="tertiary", help="Open this run"):
-        st.switch_page(RUNS, query_params={"run": item.job.run})
+        st.switch_page(RUNS, query_params={"run": item.run.id})
 
 
 def _bar(item: QueueItem) -> None:
@@ -172,8 +176,9 @@ def stop(job_id: str, title: str) -> None:
     jobs = state.jobs()
     try:
         job = jobs.get(job_id)
-        if job.run and job.kind != "export" and (state.workspace().runs / job.run).is_dir():
-            Runs(state.workspace()).cancel(Run(state.workspace().runs / job.run))
+        folder = state.workspace().runs / (job.run or "")
+        if job.run and job.kind != "export" and folder.is_dir():
+            Runs(state.workspace()).cancel(Run(folder))
         else:
             jobs.request_cancel(job)
     except MixcptError as problem:  # a callback's error would not reach the page's own handling
@@ -272,27 +277,42 @@ def _doing(now: RunSummary) -> str:
     return f"{work(now.kind)}: {plain(now.message)}" if now.message else work(now.kind)
 
 
+FIGURES: dict[str, Callable[[Run], go.Figure]] = {
+    "forgetting_curve": lambda run: charts.forgetting_curve(run.curve()),
+    "losses": lambda run: charts.losses(run.losses()),
+    "learning_rate": lambda run: charts.learning_rate(run.losses()),
+    "speed": lambda run: charts.speed(run.losses()),
+    "memory": lambda run: charts.memory(run.losses()),
+}
+
+
+@lru_cache(100)
+def _figure(name: str, folder: Path, metrics: Stamp) -> go.Figure:
+    """Made anew only when the metrics have changed: drawing the five takes longer than all the rest of the page."""
+    return FIGURES[name](Run(folder))
+
+
 def _curves(now: RunSummary) -> None:
-    run = Run(state.workspace().runs / now.id)
-    losses, curve = run.losses(), run.curve()
-    _chart(run, "Gained and forgotten", "forgetting_curve", charts.forgetting_curve(curve))
-    st.caption(
-        "Measured on texts that the model never trains on. Lower is better; the dotted lines are the base model."
-    )
+    _chart(now, "Gained and forgotten", "forgetting_curve")
+    st.caption("Measured on texts that the model never trains on. Lower is better; dotted lines are the base model.")
     left, right = st.columns(2, gap="medium")
     with left:
-        _chart(run, "Loss", "losses", charts.losses(losses))
-        _chart(run, "Learning rate", "learning_rate", charts.learning_rate(losses))
+        _chart(now, "Loss", "losses")
+        _chart(now, "Learning rate", "learning_rate")
     with right:
-        _chart(run, "Speed", "speed", charts.speed(losses))
-        _chart(run, "Memory", "memory", charts.memory(losses))
+        _chart(now, "Speed", "speed")
+        _chart(now, "Memory", "memory")
 
 
-def _chart(run: Run, title: str, name: str, figure: Any) -> None:
+def _chart(now: RunSummary, title: str, name: str) -> None:
+    """The state belongs to the key: with the next state the page is drawn anew, and a chart that is mounted again under
+    its old key would show what it showed last (see `app.steady`)."""
+    run = Run(state.workspace().runs / now.id)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(title, anchor=False, width="content")
-        pin_button(run.info.experiment, name, [run.id], key=f"runs_pin_{name}")
-    show.chart(figure, key=f"runs_chart_{name}")
+        pin_button(now.experiment, name, [now.id], key=f"runs_pin_{name}")
+    figure = _figure(name, run.folder, stamp(str(run.metrics)))
+    show.chart(figure, key=f"runs_chart_{name}_{now.id}_{now.state}_{now.kind}")
 
 
 def _log(now: RunSummary) -> None:

@@ -225,7 +225,7 @@ def confirm_delete(ids: Sequence[str]) -> None:
     if len(runs) > 8:
         st.markdown(f"- and {len(runs) - 8} more")
     st.markdown(
-        "Their adapters, checkpoints, curves and scores are removed from the disk. This cannot be undone. "
+        "Adapters, checkpoints, curves and scores are removed from the disk. This cannot be undone. "
         "What you wrote about them in a notebook stays."
     )
     with st.container(horizontal=True):

@@ -33,14 +33,17 @@ _CSS = """
   font-family: var(--st-font); color: var(--st-text-color); }
 .legend span { display: inline-flex; align-items: center; gap: 0.4rem; }
 .legend i { width: 0.9rem; height: 0.9rem; border-radius: 3px; display: inline-block; }
+.box { overflow-y: auto; scrollbar-width: thin; padding: 2px; }
 .block { border-left: 4px solid var(--c); padding: 0.1rem 0 0.35rem 0.7rem; margin: 0 0 0.7rem 0; }
-.block h6 { margin: 0 0 0.2rem 0; font: 600 0.78rem var(--st-font); color: var(--st-text-color); opacity: 0.75; }
+.block:last-child { margin-bottom: 0; }
+.block h6 { margin: 0 0 0.2rem 0; font: 600 0.78rem var(--st-font); color: var(--st-text-color); opacity: 0.8; }
 .chips { font-family: var(--st-code-font); font-size: 0.84rem; line-height: 1.85; color: var(--st-text-color);
   overflow-wrap: anywhere; }
 .chip { background: color-mix(in srgb, var(--c) calc(var(--v, 1) * 26%), transparent); border-radius: 3px;
   padding: 0.12em 0.08em; margin-right: 1px; cursor: pointer; white-space: pre-wrap; }
 .chip:hover { background: color-mix(in srgb, var(--c) 55%, transparent); }
 .chip:focus { outline: none; }
+.chip:focus-visible { outline: 2px dashed var(--st-text-color); }
 .chip[aria-selected="true"] { outline: 2px solid var(--st-text-color);
   background: color-mix(in srgb, var(--c) 60%, transparent); }
 .chip u { text-decoration: none; opacity: 0.35; }
@@ -51,6 +54,15 @@ _CSS = """
 
 _JS = """
 const SIGNS = { ' ': '\\u00b7', '\\n': '\\u23ce', '\\t': '\\u21e5' };
+const MOVES = {
+  ArrowRight: (chips, from) => from + 1,
+  ArrowLeft: (chips, from) => from - 1,
+  ArrowDown: (chips, from) => beyond(chips, from, 1),
+  ArrowUp: (chips, from) => beyond(chips, from, -1),
+  Home: () => 0,
+  End: (chips, from, last) => last,
+  Enter: (chips, from) => from,
+};
 
 function element(tag, text, classes) {
   const made = document.createElement(tag);
@@ -76,6 +88,7 @@ function chip(token, number, data) {
   made.title = token.detail;
   made.dataset.number = number;
   made.setAttribute('role', 'option');
+  made.setAttribute('aria-selected', 'false');
   made.tabIndex = -1;
   return made;
 }
@@ -96,49 +109,84 @@ function legend(data) {
 }
 
 function draw(root, data) {
-  root.replaceChildren(legend(data));
+  const box = element('div', undefined, 'box');
+  box.setAttribute('role', 'listbox');
+  box.setAttribute('aria-label', data.words.label);
+  if (data.height) box.style.maxHeight = `${data.height}px`;
   let block = null, line = null;
-  data.tokens.forEach((token, number) => {
+  root.chips = data.tokens.map((token, number) => {
     if (token.block !== block) {
       block = token.block;
-      const box = element('div', undefined, 'block');
-      box.style.setProperty('--c', data.legend[token.group].colour);
-      if (data.headings[block]) box.append(element('h6', data.headings[block]));
+      const group = element('div', undefined, 'block');
+      group.setAttribute('role', 'group');
+      group.style.setProperty('--c', data.legend[token.group].colour);
+      if (data.headings[block]) {
+        group.append(element('h6', data.headings[block]));
+        group.setAttribute('aria-label', data.headings[block]);
+      }
       line = element('div', undefined, 'chips');
-      box.append(line);
-      root.append(box);
+      line.setAttribute('role', 'presentation');
+      group.append(line);
+      box.append(group);
     }
-    line.append(chip(token, number, data));
+    const made = chip(token, number, data);
+    line.append(made);
     if (token.text.endsWith('\\n') && !token.end) line.append(element('br'));
+    return made;
   });
+  root.replaceChildren(legend(data), box);
 }
 
-function mark(root, selected, focus) {
-  for (const one of root.querySelectorAll('[aria-selected="true"]')) {
-    one.removeAttribute('aria-selected');
-    one.tabIndex = -1;
+function mark(root, selected) {
+  const before = root.chips[root.selected ?? 0];
+  if (before) {
+    before.setAttribute('aria-selected', 'false');
+    before.tabIndex = -1;
   }
-  const chosen = root.querySelector(`[data-number="${selected ?? 0}"]`);
+  root.selected = selected;
+  const chosen = root.chips[selected ?? 0];
   if (!chosen) return;
-  chosen.tabIndex = 0;
-  if (selected === null) return;
-  chosen.setAttribute('aria-selected', 'true');
-  if (focus) chosen.focus();
+  chosen.tabIndex = 0;  // the one that the Tab key finds
+  if (selected !== null) chosen.setAttribute('aria-selected', 'true');
+}
+
+/* The chip in the next line up (-1) or down (1) that stands nearest to being straight above or below. */
+function beyond(chips, number, step) {
+  const here = chips[number].getBoundingClientRect();
+  let best = number, line = null, nearest = Infinity;
+  for (let other = number + step; other >= 0 && other < chips.length; other += step) {
+    const there = chips[other].getBoundingClientRect();
+    if (Math.abs(there.top - (line ?? here.top)) < here.height / 2) {
+      if (line === null) continue;
+    } else if (line === null) line = there.top;
+    else break;
+    const distance = Math.abs(there.left + there.width / 2 - here.left - here.width / 2);
+    if (distance < nearest) [best, nearest] = [other, distance];
+  }
+  return best;
+}
+
+function moved(root, key) {
+  const last = root.chips.length - 1;
+  const from = root.selected;
+  if (from === null) return key in MOVES ? 0 : null;
+  return key in MOVES ? Math.min(last, Math.max(0, MOVES[key](root.chips, from, last))) : null;
 }
 
 export default function (component) {
   const { data, parentElement, setStateValue } = component;
   const root = parentElement.querySelector('.strip');
-  const drawn = JSON.stringify(data);
+  const { selected, ...content } = data;
+  const drawn = JSON.stringify(content);
   if (root.drawn !== drawn) {
     root.drawn = drawn;
-    root.selected = data.selected;
+    root.selected = null;
     draw(root, data);
-    mark(root, root.selected, false);
+    mark(root, selected);
   }
   const choose = (number) => {
-    root.selected = number;
-    mark(root, number, true);
+    mark(root, number);
+    root.chips[number].focus();
     setStateValue('selected', number);
   };
   root.onclick = (event) => {
@@ -146,17 +194,16 @@ export default function (component) {
     if (hit) choose(Number(hit.dataset.number));
   };
   root.onkeydown = (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!step) return;
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    const number = moved(root, event.key);
+    if (number === null) return;
     event.preventDefault();
-    choose(Math.min(data.tokens.length - 1, Math.max(0, (root.selected ?? -step) + step)));
+    choose(number);
   };
 }
 """
 
-_COMPONENT = st.components.v2.component(
-    "mixcpt_token_strip", html='<div class="strip" role="listbox" aria-label="tokens"></div>', css=_CSS, js=_JS
-)
+_COMPONENT = st.components.v2.component("mixcpt_token_strip", html='<div class="strip"></div>', css=_CSS, js=_JS)
 
 
 def token_strip(
@@ -166,6 +213,7 @@ def token_strip(
     legend: Sequence[tuple[str, str]],
     headings: Sequence[str] = (),
     masked: str = "read, not learned",
+    height: int | None = None,
 ) -> int | None:
     """Draws the chips and returns the number of the one that was clicked, or None.
 
@@ -173,6 +221,7 @@ def token_strip(
         legend: name and colour of each group.
         headings: a line over each block.
         masked: what the legend says of masked chips.
+        height: pixels from which on the chips scroll in a box of their own; None lets them be as tall as they are.
     """
     tokens = [
         {
@@ -191,9 +240,15 @@ def token_strip(
         "tokens": tokens,
         "legend": [{"name": printable(name), "colour": colour} for name, colour in legend],
         "headings": [printable(heading) for heading in headings],
-        "words": {"end": "end", "begin": "begin", "masked": masked},
-        "selected": None,
+        "words": {"end": "end", "begin": "begin", "masked": masked, "label": "tokens"},
+        "height": height,
+        "selected": _selected(st.session_state.get(key), len(chips)),  # for a page that is drawn anew
     }
     result = _COMPONENT(key=key, data=data, default={"selected": None}, on_selected_change=lambda: None)
-    selected: int | None = result.selected
-    return selected if selected is not None and selected < len(chips) else None
+    return _selected(result, len(chips))
+
+
+def _selected(state: Any, count: int) -> int | None:
+    """The number of the chip that the browser says was clicked; None for none, or for what is no number of a chip."""
+    number = state.get("selected") if state else None
+    return number if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < count else None

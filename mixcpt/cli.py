@@ -148,6 +148,10 @@ def _add_findings(commands: Any) -> None:
     _add_subjects(command)
     command.add_argument("--out", type=Path, metavar="FILE.html", required=True)
 
+    command = _command(commands, "notebook", cli_show.notebook, "an experiment's notebook as a file, or on stdout")
+    command.add_argument("experiment", metavar="EXPERIMENT")
+    command.add_argument("--to", choices=("md", "html", "ipynb"), default="md", help="Markdown (md) when not given")
+    command.add_argument("--out", type=Path, metavar="OUT", help="write it here")
     command = _command(commands, "note", cli_do.note, "write into an experiment's notebook")
     command.add_argument("experiment", metavar="EXPERIMENT")
     command.add_argument("text", metavar="TEXT", help="Markdown; - reads it from stdin")

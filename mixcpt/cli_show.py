@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixcpt.config import load_recipe, parse_change
-from mixcpt.errors import BadInput
+from mixcpt.errors import BadInput, NotFound
 from mixcpt.jobs import Jobs
 from mixcpt.runs import Run, Runs
 from mixcpt.workspace import Workspace
@@ -275,6 +275,7 @@ def preview(workspace: Workspace, options: argparse.Namespace) -> None:
     from mixcpt.mixture import realise
     from mixcpt.modelstore import ensure_model, find_folder
     from mixcpt.preview import preview as preview_row
+    from mixcpt.preview import readings
     from mixcpt.recipes import find_models
     from mixcpt.tokens import TextTokenizer
 
@@ -291,7 +292,7 @@ def preview(workspace: Workspace, options: argparse.Namespace) -> None:
     for source in mixture.report():
         print(
             f"{source.source:24} {source.tokens:>9,} tokens ({source.realised_share:.1%}, asked for "
-            f"{source.requested_share:.1%}) of {source.available_tokens:,}: read {source.epochs:.1f} times"
+            f"{source.requested_share:.1%}) of {source.available_tokens:,}, which {readings(source.epochs)}"
         )
     print(f"\nrow {row.number:,} of {len(mixture):,}: {len(row.tokens):,} tokens, {row.room:,} places empty")
     for number, segment in enumerate(row.segments):
@@ -311,6 +312,21 @@ def chart(workspace: Workspace, options: argparse.Namespace) -> None:
 
     figure = charts.draw(workspace, options.chart, subjects_of(workspace, options.chart, options.subjects))
     _write(options.out, as_html([figure], charts.CHARTS[options.chart].title))
+
+
+def notebook(workspace: Workspace, options: argparse.Namespace) -> None:
+    from mixcpt import reports
+    from mixcpt.notebook import Notebook, experiments
+
+    names = [experiment.name for experiment in experiments(workspace)]
+    if options.experiment not in names:
+        known = f"take one of {', '.join(names)}" if names else "there is none yet, run a recipe first"
+        raise NotFound(f"There is no experiment {options.experiment!r}: {known}.")
+    write = {"md": reports.to_markdown, "html": reports.to_html, "ipynb": reports.to_ipynb}[options.to]
+    text = write(Notebook(workspace, options.experiment))
+    if options.out:
+        return _write(options.out, text)
+    print(text, end="")
 
 
 def subjects_of(workspace: Workspace, chart: str, names: Sequence[str]) -> list[str]:

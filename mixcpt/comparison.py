@@ -43,11 +43,15 @@ def rows_of(
     """`with_curves` for a page that is drawn again and again: what did not change is not read again, curves are
     thinned, and a run that cannot be compared is refused with the reason instead of an error."""
     rows, refused = [], []
+    runs = Runs(workspace)
+    known = {run.id: run for run in runs.all()}
     for id in dict.fromkeys(ids):
         try:
-            rows.append(_row_of(Runs(workspace).get(id), domain_tokens))
+            rows.append(_row_of(known.get(id) or runs.get(id), domain_tokens))
         except (MixcptError, FileNotFoundError) as problem:
             refused.append(Refused(id, str(problem)))
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            refused.append(Refused(id, f"Its files are damaged ({problem}): run it again, or delete it."))
     return titled(rows), refused
 
 

@@ -15,10 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, Self
 
 import numpy as np
+from pydantic import ValidationError
 
 from mixcpt import uploads
 from mixcpt.documents import Document, Documents, writer
-from mixcpt.errors import BadConfig, BadCorpus, BadFile, NotFound
+from mixcpt.errors import BadConfig, BadCorpus, BadFile, Damaged, NotFound
 from mixcpt.holdout import HoldOut
 from mixcpt.intake import Intake
 from mixcpt.manifest import FileInfo, Histogram, Manifest, RefusedItem, Spec, SplitInfo, TokenizerInfo
@@ -58,11 +59,11 @@ class Corpus:
 
     @classmethod
     def open(cls, workspace: Workspace, name: str) -> Self:
-        """Raises NotFound, with the names there are, when there is no such corpus."""
+        """Raises NotFound, with the names there are, when there is no such corpus; Damaged when its manifest is."""
         if name not in corpus_names(workspace):
             raise NotFound(f"There is no corpus {name!r}: {_known(workspace)}.")
         folder = workspace.corpora / name
-        return cls(folder, Manifest.model_validate(read_json(folder / "manifest.json")))
+        return cls(folder, _read_manifest(folder / "manifest.json"))
 
     def documents(self, split: Side = "train") -> Documents:
         return Documents(self.folder / f"{split}.arrow")
@@ -73,7 +74,8 @@ def corpus_names(workspace: Workspace) -> list[str]:
 
 
 def list_corpora(workspace: Workspace) -> list[Manifest]:
-    """The manifests of all corpora, by name. They are shared and kept until their files change: do not alter them."""
+    """The manifests of all corpora, by name, without damaged ones. They are shared and kept until their files change:
+    do not alter them."""
     paths = sorted(workspace.corpora.glob("[!.]*/manifest.json"))
     found = (_KEPT.get(str(path), [str(path)], lambda path=path: _manifest_at(path)) for path in paths)  # type: ignore[misc]
     return [manifest for manifest in found if manifest]
@@ -86,11 +88,18 @@ def remove(workspace: Workspace, name: str) -> None:
 
 
 def _manifest_at(path: Path) -> Manifest | None:
-    """None when the corpus was deleted just now."""
+    """None when the corpus was deleted just now, or its manifest is damaged."""
+    try:
+        return _read_manifest(path)
+    except (FileNotFoundError, Damaged):
+        return None
+
+
+def _read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate(read_json(path))
-    except FileNotFoundError:
-        return None
+    except ValidationError:
+        raise Damaged(f"{path} is no manifest of a corpus: move its folder away, and add the corpus again.") from None
 
 
 def _known(workspace: Workspace) -> str:

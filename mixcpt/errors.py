@@ -3,6 +3,7 @@
 MixcptError             base: "show this to the user"              exit code 1
 ├── BadInput            the user gave something unusable           exit code 2
 │   ├── BadFile         a file or folder that cannot be read
+│   │   └── Damaged     a file of the workspace that does not hold what was written
 │   ├── BadCorpus       documents that cannot become a corpus
 │   ├── BadConfig       a recipe or setting that contradicts itself or names an unknown thing
 │   └── NotFound        a run, job, corpus or model that is not there
@@ -26,6 +27,10 @@ class BadInput(MixcptError):
 
 class BadFile(BadInput):
     pass
+
+
+class Damaged(BadFile, ValueError):
+    """Also a ValueError, as what json and pydantic raise."""
 
 
 class BadCorpus(BadInput):

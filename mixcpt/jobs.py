@@ -14,6 +14,7 @@ and command line to work side by side. `mixcpt.supervisor` starts the workers. W
 quick answer over tens of thousands of jobs.
 """
 
+import contextlib
 import difflib
 import os
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mixcpt.errors import BadInput, NotFound
+from mixcpt.errors import BadInput, Damaged, NotFound
 from mixcpt.stamps import Kept
 from mixcpt.workspace import Workspace, building, locked, new_id, now, read_json, write_atomic, write_json
 
@@ -61,11 +62,16 @@ class Job:
 
     @classmethod
     def open(cls, folder: Path) -> "Job":
-        return cls(**_known(cls, read_json(folder / "job.json")), folder=folder)
+        """Raises Damaged when job.json does not hold an order."""
+        return cls(**_known(cls, folder / "job.json"), folder=folder)
 
     @property
     def status(self) -> Status:
-        return Status(**_known(Status, read_json(self.folder / "status.json")))
+        """A status that cannot be read counts as failed and says why; `Jobs.requeue` then writes a new one."""
+        try:
+            return Status(**_known(Status, self.folder / "status.json"))
+        except Damaged as problem:
+            return Status(state="failed", message=str(problem))
 
     @property
     def state(self) -> str:
@@ -112,10 +118,21 @@ class Job:
         return [line for line in text.splitlines() if line.strip()][-lines:]
 
 
-def _known(view: type[Job] | type[Status], values: dict[str, Any]) -> dict[str, Any]:
-    """Those of `values` that this version knows: another version of mixcpt may have written more."""
-    names = {field.name for field in fields(view)}
-    return {name: value for name, value in values.items() if name in names}
+def _known(view: type[Job] | type[Status], path: Path) -> dict[str, Any]:
+    """What this version knows of the values in a file: another version of mixcpt may have written more.
+
+    Raises:
+        Damaged: it holds no such values.
+    """
+    values = read_json(path)
+    known = {field.name: field for field in fields(view)}
+    needed = {"id", "kind"} if view is Job else {"state"}
+    texts = {name for name, one in known.items() if one.type is str}
+    if not isinstance(values, dict) or not needed <= values.keys():
+        raise Damaged(f"{path} is damaged (it lacks what it should say): mend it, or move it away.")
+    if wrong := sorted(name for name in texts & values.keys() if not isinstance(values[name], str)):
+        raise Damaged(f"{path} is damaged ({wrong[0]} is no text): mend it, or move it away.")
+    return {name: value for name, value in values.items() if name in known}
 
 
 def find_id(wanted: str, ids: Sequence[str], what: str) -> str:
@@ -155,7 +172,7 @@ def _look(folder: str) -> tuple[Job, Status] | None:
 
     try:
         return _LOOKS.get(folder, [f"{folder}/status.json"], read)
-    except (FileNotFoundError, NotADirectoryError):  # no job, half copied, or deleted at this very moment
+    except (FileNotFoundError, NotADirectoryError, Damaged):  # no job, half copied, or deleted at this very moment
         return None
 
 
@@ -199,7 +216,11 @@ class Jobs:
 
     def all(self) -> list[Job]:
         """Every job, oldest first."""
-        return sorted((self._open(id) for id in self._ids()), key=lambda job: job.created)
+        found = []
+        for id in self._ids():
+            with contextlib.suppress(Damaged):  # one order that cannot be read must not stop the others
+                found.append(self._open(id))
+        return sorted(found, key=lambda job: job.created)
 
     def for_run(self, run_id: str) -> Job | None:
         """The job that tells how a run stands; see `telling`."""

@@ -73,7 +73,7 @@ _told: Kept[list[Entry]] = Kept()
 
 def journal(workspace: Workspace, experiment: str) -> list[Entry]:
     """The automatic entries of an experiment, in no particular order."""
-    runs = sorted((run for run in overview(workspace) if run.experiment == experiment), key=lambda run: run.created)
+    runs = [run for run in reversed(overview(workspace)) if run.experiment == experiment]
     stages = {run.id: stage for run in runs if (stage := _stage(workspace.runs / run.id))}
     runs = [run for run in runs if run.id in stages]
     mixtures = _mixtures(runs, stages)

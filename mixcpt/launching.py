@@ -14,7 +14,7 @@ from mixcpt import guesses
 from mixcpt.builtin import require_source
 from mixcpt.config import Recipe, Stage
 from mixcpt.drafts import Draft, Drafts
-from mixcpt.errors import BadConfig, BadInput
+from mixcpt.errors import BadConfig, BadInput, Damaged
 from mixcpt.evaluation import BUILTIN_SETS, question_sets
 from mixcpt.jobs import Job, Jobs
 from mixcpt.modelstore import BUILTIN_MODELS, terms_to_accept
@@ -56,8 +56,16 @@ def successor(workspace: Workspace, draft: Draft) -> Draft:
 
 
 def _begun(workspace: Workspace, draft: Draft) -> Run | None:
-    """The run that an attempt which was killed had made of this draft."""
-    return next((run for run in Runs(workspace).all() if run.info.recipe == draft.id), None)
+    """The run that an attempt which was killed had made of this draft. A run whose files are damaged is none: its
+    run.json was written whole before anything else could happen to it."""
+    return next((run for run in Runs(workspace).all() if _recipe(run) == draft.id), None)
+
+
+def _recipe(run: Run) -> str | None:
+    try:
+        return run.info.recipe
+    except (Damaged, TypeError):  # not JSON, or not what a run says of itself
+        return None
 
 
 def _create(workspace: Workspace, draft: Draft) -> Run:

@@ -1,11 +1,10 @@
 """What lies in a model's folder, without torch: is it whole, is its tokenizer of use at once, which model is it."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from mixcpt.errors import BadFile
+from mixcpt.errors import BadFile, Damaged
 from mixcpt.workspace import read_json
 
 
@@ -36,7 +35,7 @@ def has_fast_tokenizer(folder: Path) -> bool:
 def _json_object(path: Path) -> dict[str, Any]:
     try:
         found = read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except Damaged:
         found = None
     if not isinstance(found, dict):
         raise BadFile(f"{path} holds no JSON object: fetch the model again.")

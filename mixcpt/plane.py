@@ -1,6 +1,7 @@
 """The plane: gain in the field against forgetting of general text, a point a run, the base at the origin."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -17,6 +18,10 @@ _QUADRANTS = (
     (0.0, 0.0, "kept, but did<br>not learn"),
     (1.0, 0.0, "forgot, and<br>did not learn"),
 )
+_LABEL = 30
+"""Characters of a name beside its point."""
+_LETTER = 5.8
+"""Pixels that a letter of it takes at most, on the whole."""
 _WIDTH, _HEIGHT = 330, 380
 """Of the plane's plot in pixels, where it is smallest: only where a label finds room depends on it."""
 
@@ -41,19 +46,25 @@ def plane(rows: Sequence[Row]) -> go.Figure:
     for number, row in placed:
         _add_end(figure, number, row, in_legend=first[number] == row["run"])
     ends = [(row["forgetting"], row["domain_gain"]) for _, row in placed]
-    across, up = _span([x for x, _ in ends], left=0.4, right=0.4), _span([y for _, y in ends], left=0.25, right=0.25)
+    across, up = _span([x for x, _ in ends], left=0.85, right=0.35), _span([y for _, y in ends], left=0.25, right=0.25)
     frame(figure, "plane", height=474)
-    figure.update_layout(showlegend=_add_labels(figure, placed, across, up), legend={"maxheight": 0.3})
-    for x, y, words in _QUADRANTS:
-        side, edge = "left" if x == 0 else "right", "top" if y == 1 else "bottom"
-        figure.add_annotation(
-            text=words, xref="paper", yref="paper", x=x, y=y, xanchor=side, align=side, yanchor=edge, showarrow=False,
-            font={"size": 11, "color": NEUTRAL},
-        )  # fmt: skip
+    labels, all_fit = _labels(placed, across, up)
+    annotations = [*_quadrants(), *labels]  # at once: Plotly checks all of them again at every one that is added
+    figure.update_layout(showlegend=not all_fit, legend={"maxheight": 0.3}, annotations=annotations)
     dotted(figure, x=0, y=0)
     figure.update_xaxes(title_text="forgetting of general text (bits per byte, right is worse)", range=across)
     figure.update_yaxes(title_text="gain in the field (bits per byte, up is better)", range=up)
     return figure
+
+
+def _quadrants() -> list[dict[str, Any]]:
+    """In every corner what it means to end there."""
+    found = []
+    for x, y, words in _QUADRANTS:
+        side, edge = "left" if x == 0 else "right", "top" if y == 1 else "bottom"
+        place = {"xref": "paper", "yref": "paper", "x": x, "y": y, "xanchor": side, "align": side, "yanchor": edge}
+        found.append({"text": words, "showarrow": False, "font": {"size": 11, "color": NEUTRAL}, **place})
+    return found
 
 
 def _add_trail(figure: go.Figure, row: Row, colour: str) -> None:
@@ -97,30 +108,30 @@ def _span(values: Sequence[float], left: float, right: float) -> tuple[float, fl
     return min(low - 0.06 * width, -left * width), high + right * width
 
 
-def _add_labels(
-    figure: go.Figure, placed: Sequence[tuple[int, Row]], across: tuple[float, float], up: tuple[float, float]
-) -> bool:
-    """Write each arm's name beside its highest end point, where there is room; true when one found none."""
+def _labels(
+    placed: Sequence[tuple[int, Row]], across: tuple[float, float], up: tuple[float, float]
+) -> tuple[list[dict[str, Any]], bool]:
+    """Each arm's name beside its highest end point, where there is room; and whether there was room for all."""
     best: dict[int, Row] = {}
     for number, row in placed:
         if number not in best or row["domain_gain"] > best[number]["domain_gain"]:
             best[number] = row
     points = [_pixels(row["forgetting"], row["domain_gain"], across, up) for _, row in placed]
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in [*points, _pixels(0, 0, across, up)]]
-    left_out = False
+    base_x, base_y = _pixels(0, 0, across, up)
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in [*points, (base_x, base_y)]]
+    lines = [(base_x - 2, 0.0, base_x + 2, _HEIGHT), (0.0, base_y - 2, _WIDTH, base_y + 2)]
+    found = []
     for row in best.values():
-        text = label(title_of(row), 30)
         x, y = _pixels(row["forgetting"], row["domain_gain"], across, up)
-        box = _free_box(x, y, 6.6 * min(30, len(title_of(row))), taken)
+        width = _LETTER * min(_LABEL, len(title_of(row)))
+        box = _free_box(x, y, width, [*taken, *lines]) or _free_box(x, y, width, taken)  # on a line only if it must be
         if box is None:
-            left_out = True
             continue
         taken.append(box)
-        figure.add_annotation(
-            text=text, x=row["forgetting"], y=row["domain_gain"], showarrow=False, font={"size": 12},
-            xanchor="left", yanchor="middle", xshift=box[0] - x, yshift=(box[1] + box[3]) / 2 - y,
-        )  # fmt: skip
-    return left_out
+        shift = {"xshift": box[0] - x, "yshift": (box[1] + box[3]) / 2 - y, "xanchor": "left", "yanchor": "middle"}
+        place = {"x": row["forgetting"], "y": row["domain_gain"], "showarrow": False, **shift}
+        found.append({"text": label(title_of(row), _LABEL), "font": {"size": 12}, **place})
+    return found, len(found) == len(best)
 
 
 _Box = tuple[float, float, float, float]
@@ -134,9 +145,12 @@ def _pixels(x: float, y: float, across: tuple[float, float], up: tuple[float, fl
 
 
 def _free_box(x: float, y: float, width: float, taken: Sequence[_Box]) -> _Box | None:
-    """Where a label of this width fits beside the point: right, left, above or below; None where it fits nowhere."""
-    corners = ((x + 10, y - 8), (x - 10 - width, y - 8), (x - width / 2, y + 9), (x - width / 2, y - 25))
-    for left, bottom in corners:
+    """Where a label of this width fits beside the point: beside it, above or below; None where it fits nowhere."""
+    right, left_of, centre = x + 10, x - 10 - width, x - width / 2
+    level, above, below = y - 8, y + 9, y - 25
+    corners = (right, level), (left_of, level), (centre, above), (centre, below)
+    slanting = (right, below), (right, above), (left_of, below), (left_of, above)
+    for left, bottom in corners + slanting:
         box = (left, bottom, left + width, bottom + 16)
         inside = left >= 0 and bottom >= 16 and box[2] <= _WIDTH and box[3] <= _HEIGHT - 16
         if inside and not any(_overlap(box, other) for other in taken):

@@ -3,6 +3,7 @@
 It shows the row that the trainer reads, taken from the same `Mixture`, so nothing here can differ from training.
 """
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from mixcpt.records import Record
 from mixcpt.tokens import TextTokenizer
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+EXCERPT_CHARACTERS = 20_000
 _LONGEST_CHARACTER = 4  # bytes of UTF-8, so at most as many tokens
 
 
@@ -63,13 +65,31 @@ class RowPreview:
     segments: list[PreviewSegment]
     room: int
 
+    @property
+    def fingerprint(self) -> int:
+        """Another number for other tokens."""
+        return zlib.crc32(np.array([token.id for token in self.tokens], dtype=np.int64).tobytes())
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A document as it came, as (role, text) turns, and as the plain text that is trained on."""
+    """A document as it came, as (role, text) turns, and as the plain text that is trained on.
+
+    `place` is the share of its tokens (0 to 1) that lies before the piece.
+    """
 
     turns: list[tuple[str, str]]
     unified: str
+    place: float
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """A part of a text of `total` characters, from its character `start` (from 0) on."""
+
+    text: str
+    start: int
+    total: int
 
 
 def preview(mixture: Mixture, tokenizer: TextTokenizer, row: int) -> RowPreview:
@@ -96,13 +116,21 @@ def origin(mixture: Mixture, segment: PreviewSegment) -> Origin:
     """The whole document that a piece is taken from."""
     document = mixture.corpora[segment.source].documents("train")[segment.document]
     unified = text_of(document, mixture.config)
+    place = segment.start / len(mixture.tables[segment.source][segment.document])
     if document.kind == "documents":
-        return Origin([("document", document.text)], unified)
+        return Origin([("document", document.text)], unified, place)
     record = Record.from_json(document.record)
     turns = [(message.role, message.content) for message in record.messages]
     if document.kind == "preferences":
         turns += [("chosen", record.chosen), ("rejected", record.rejected)]
-    return Origin(turns, unified)
+    return Origin(turns, unified, place)
+
+
+def excerpt(text: str, place: float, limit: int = EXCERPT_CHARACTERS) -> Excerpt:
+    """At most `limit` characters of a text, around the share `place` (0 to 1) of it. Tokens differ in length, so the
+    place is about right, not exact."""
+    start = max(0, min(round(place * len(text)) - limit // 4, len(text) - limit))
+    return Excerpt(text[start : start + limit], start, len(text))
 
 
 def readings(epochs: float) -> str:

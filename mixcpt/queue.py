@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from mixcpt.errors import MixcptError
 from mixcpt.jobs import Job, Jobs, Status, telling
-from mixcpt.overview import summary
 from mixcpt.progress import progress
 from mixcpt.runs import Run
 from mixcpt.workspace import Workspace
@@ -16,6 +15,7 @@ Look = tuple[Job, Status]
 @dataclass(frozen=True)
 class QueueItem:
     """Something that runs or waits: of a run, the job at which it stands; `then` are the kinds of work that follow it.
+    `run` is None where the job has none, or one that is gone.
 
     `seconds_left` is known while a run is being trained. `stopping`: it was asked to cancel or pause and has not yet.
     """
@@ -23,6 +23,7 @@ class QueueItem:
     job: Job
     status: Status
     title: str
+    run: Run | None = None
     then: tuple[str, ...] = ()
     seconds_left: float | None = None
     stopping: bool = False
@@ -48,16 +49,20 @@ def _whose(job: Job) -> str:
 def _item(workspace: Workspace, found: Look, mine: Iterable[Look]) -> QueueItem:
     job, status = found
     then = tuple(other.kind for other, its in mine if its.state == "queued" and other.id != job.id)
-    run = summary(workspace, job.run) if job.run else None
+    run = Run(workspace.runs / job.run) if job.run and (workspace.runs / job.run / "run.json").is_file() else None
     stopping = status.state == "running" and job.requested() is not None
-    return QueueItem(job, status, run.title if run else job.label or job.kind, then, _left(workspace, found), stopping)
+    left = _left(run) if run and job.kind == "train" and status.state == "running" else None
+    return QueueItem(job, status, _title(run) if run else job.label or job.kind, run, then, left, stopping)
 
 
-def _left(workspace: Workspace, found: Look) -> float | None:
-    job, status = found
-    if job.kind != "train" or status.state != "running" or not job.run:
-        return None
-    run = Run(workspace.runs / job.run)
+def _title(run: Run) -> str:
+    try:
+        return run.title
+    except (MixcptError, KeyError, TypeError):  # its run.json or labels.json is damaged: it can still be cancelled
+        return run.id
+
+
+def _left(run: Run) -> float | None:
     try:
         how_far = progress(run.config, run.losses(), run.curve())
     except MixcptError:  # its own page tells what is wrong with it; the queue goes on without this figure

@@ -13,10 +13,11 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from mixcpt import charts, plotting
-from mixcpt.errors import MixcptError
+from mixcpt.errors import MixcptError, NotFound
 from mixcpt.journal import Entry
 from mixcpt.notebook import Notebook
 from mixcpt.notes import as_html, as_table, escape_for_files, safe_for_files
+from mixcpt.runs import Runs
 from mixcpt.tables import table
 
 _KINDS = {"corpus": "Corpus", "mixture": "Mixture", "launch": "Launch", "failure": "Failure", "result": "Result"}
@@ -27,11 +28,21 @@ def file_name(notebook: Notebook, ending: str) -> str:
     return f"notebook-{notebook.experiment}.{ending}"
 
 
-def pin_title(entry: Entry) -> str:
-    """The heading of a pinned chart: its caption, else what it is called."""
-    if entry.title:
-        return entry.title
-    return charts.CHARTS[entry.chart].title if entry.chart in charts.CHARTS else entry.chart
+def pin_title(notebook: Notebook, entry: Entry) -> str:
+    """The heading of a pinned chart: its caption, else what it is called and what it is of."""
+    chart = charts.CHARTS.get(entry.chart)
+    if entry.title or chart is None:
+        return entry.title or entry.chart
+    if chart.of == "runs" or not entry.subjects:
+        return chart.title
+    return f"{chart.title}: {_subject(notebook, chart.of, entry.subjects[0])}"
+
+
+def _subject(notebook: Notebook, of: str, name: str) -> str:
+    try:
+        return Runs(notebook.workspace).get(name).title if of == "run" else name
+    except NotFound:
+        return name
 
 
 def _shown(notebook: Notebook) -> list[Entry]:
@@ -53,20 +64,20 @@ def to_markdown(notebook: Notebook) -> str:
 
 def _entry_markdown(notebook: Notebook, entry: Entry) -> str:
     if entry.kind != "pin":
-        return _words(entry)
+        return _words(notebook, entry)
     try:
         data = _table_markdown(table(notebook.workspace, entry.chart, entry.subjects))
     except MixcptError as problem:
         data = escape_for_files(str(problem))
-    return f"{_words(entry)}\n\n{data}"
+    return f"{_words(notebook, entry)}\n\n{data}"
 
 
-def _words(entry: Entry) -> str:
+def _words(notebook: Notebook, entry: Entry) -> str:
     """An entry without its chart."""
     when = f"*{_KINDS[entry.kind]}, {_when(entry)}*"
     if entry.kind == "note":
         return f"{when}\n\n{safe_for_files(entry.text)}"
-    title = pin_title(entry) if entry.kind == "pin" else entry.title
+    title = pin_title(notebook, entry) if entry.kind == "pin" else entry.title
     parts = [f"## {escape_for_files(title)}", when]
     if entry.facts:
         parts.append("\n".join(f"- **{escape_for_files(name)}**: {escape_for_files(v)}" for name, v in entry.facts))
@@ -125,7 +136,7 @@ def _section(notebook: Notebook, entry: Entry, number: int) -> str:
 
 def _html_parts(notebook: Notebook, entry: Entry, number: int) -> Iterator[str]:
     if entry.kind != "note":
-        yield f"<h2>{html.escape(pin_title(entry) if entry.kind == 'pin' else entry.title)}</h2>\n"
+        yield f"<h2>{html.escape(pin_title(notebook, entry) if entry.kind == 'pin' else entry.title)}</h2>\n"
     yield f'<p class="when">{_KINDS[entry.kind]}, {_when(entry)}</p>\n'
     if entry.kind == "note":
         yield as_html(entry.text)
@@ -184,7 +195,7 @@ def to_ipynb(notebook: Notebook) -> str:
 
 
 def _cells(notebook: Notebook, entry: Entry) -> list[dict[str, Any]]:
-    words = _words(entry)
+    words = _words(notebook, entry)
     if entry.kind != "pin":
         return [_cell("markdown", words)]
     try:

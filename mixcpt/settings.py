@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mixcpt.errors import BadConfig
+from mixcpt.errors import BadConfig, Damaged
 
 Level = Literal["basic", "advanced"]
 
@@ -146,4 +146,10 @@ def to_yaml(config: Config) -> str:
 
 
 def from_yaml(model: type[C], path: Path) -> C:
-    return validate(model, read_yaml(path.read_text(encoding="utf-8")), str(path))
+    """What `to_yaml` wrote. Raises Damaged when the file is no YAML any more, BadConfig when the settings are others."""
+    try:
+        data = read_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise Damaged(f"{path} is damaged ({reason}): mend it, or move it away.") from None
+    return validate(model, data, str(path))

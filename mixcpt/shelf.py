@@ -82,16 +82,19 @@ def under_way(workspace: Workspace) -> list[tuple[Job, Status]]:
 def again(workspace: Workspace, job: Job) -> Job:
     """Try a stopped ingest again. Raises BadInput when it is not stopped, or another for its name is on its way."""
     with locked(workspace.corpora / ".shelf.lock"):
+        if _aside(job).exists():
+            raise BadInput(f"The making of {job.name} was discarded meanwhile: add the corpus again.")
         check_free(workspace, job.label, bool(job.payload.get("replace")))
         return Jobs(workspace).requeue(job)
 
 
 def put_aside(workspace: Workspace, job: Job) -> None:
-    """Do not show a stopped ingest any more, and delete what was uploaded for it."""
-    if job.state not in STOPPED:
-        raise BadInput(f"{job.name} is {job.state}: cancel it first.")
-    uploads.discard(workspace, job.payload.get("files", []))
-    _aside(job).touch()
+    """Do not show a stopped ingest any more, and delete what was uploaded for it. Raises BadInput when it goes on."""
+    with locked(workspace.corpora / ".shelf.lock"):
+        if job.state not in STOPPED:
+            raise BadInput(f"{job.name} is {job.state}: cancel it first.")
+        uploads.discard(workspace, job.payload.get("files", []))
+        _aside(job).touch()
 
 
 def suggest_name(title: str, taken: Collection[str] = ()) -> str:

@@ -109,7 +109,7 @@ def check_free(address: str, port: int) -> None:
             if family == socket.AF_INET6 and len(places) > 1:  # a name may also stand for an address that is off
                 continue
             remedy = "close what runs there, or choose another port, for example --port 8502"
-            raise BadInput(f"{address}:{port} cannot be had ({error.strerror}): {remedy}.") from None
+            raise BadInput(f"{address}:{port} cannot be had ({os.strerror(error.errno or 0)}): {remedy}.") from None
 
 
 def url(address: str, port: int) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from mixcpt.errors import NotFound
+from mixcpt.errors import Damaged, NotFound
 from mixcpt.jobs import ACCELERATOR_KINDS, Job, Jobs, Status
 from mixcpt.processes import find_process, is_locked, kill_leftovers, lease
 from mixcpt.workspace import Workspace, locked, now
@@ -150,8 +150,10 @@ class Supervisor:
         for id in job.after:
             try:
                 earlier = self.jobs.get(id)
-            except NotFound:
-                self._fail(job, f"It was waiting for {id}, whose folder is gone: start that again, then this.")
+            except (NotFound, Damaged):
+                self._fail(
+                    job, f"It was waiting for {id}, which is gone or damaged: start that again, then this."
+                )
                 return False
             status = earlier.status
             if status.state in ("failed", "cancelled"):

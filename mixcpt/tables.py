@@ -1,6 +1,7 @@
 """A chart's data as a small table of text, for where no chart can be drawn."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from mixcpt.charts import CHARTS
 from mixcpt.compare import compare
@@ -86,6 +87,6 @@ def _shares(run: Run) -> Table:
 
 def _lengths(workspace: Workspace, name: str) -> Table:
     histogram = Corpus.open(workspace, name).manifest.lengths
-    bins = zip(histogram.edges, histogram.edges[1:], histogram.counts, strict=True)
-    rows = [(f"{low:,} to {high - 1:,}", f"{count:,}") for low, high, count in bins if count]
+    bins = zip(pairwise(histogram.edges), histogram.counts, strict=True)
+    rows = [(f"{low:,} to {high - 1:,}", f"{count:,}") for (low, high), count in bins if count]
     return [("tokens", "documents"), *rows]

@@ -192,7 +192,7 @@ def fetch_job(context: JobContext) -> str:
 
 def prepare_job(context: JobContext) -> str:
     """Make and tokenise the sources of a mixture. Payload: `model`, whose tokenizer cuts the text, and what
-    `mixcpt.mixture.needs` says of the mixture."""
+    `mixcpt.mixture.needs` says of the mixture. `texts` (fingerprints) only makes it another job for other texts."""
     from mixcpt.mixture import needing, prepare
     from mixcpt.modelstore import ensure_model
     from mixcpt.tokens import TextTokenizer

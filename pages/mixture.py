@@ -18,6 +18,5 @@ with outcome:
     found = mixture_view.realised(draft)
     if found:
         mixture_view.outcome(found[0])
-        st.page_link(mixture_view.LAUNCH, label="**Go on to launch**", icon=":material/rocket_launch:")
 if found:
     mixture_view.rows(*found)

@@ -29,11 +29,12 @@ PATIENCE_S = 60
 def chromium() -> str:
     """The path of a Chromium; without one the test is skipped, but not on CI, where nothing may be skipped unseen."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = os.environ.get("CHROMIUM") or next((path for name in names if (path := shutil.which(name))), None)
-    if not found:
-        reason = "there is no Chromium: run `bash scripts/chromium.sh`, or set CHROMIUM to its path"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    return found
+    if found := os.environ.get("CHROMIUM") or next((path for name in names if (path := shutil.which(name))), None):
+        return found
+    reason = "there is no Chromium: run `bash scripts/chromium.sh`, or set CHROMIUM to its path"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 class Server:

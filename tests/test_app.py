@@ -124,3 +124,22 @@ def test_the_server_listens_on_this_machine_only_and_the_theme_has_both_modes() 
 
 def test_home_says_what_it_is_in_words(studio: Workspace) -> None:
     assert "your own field" in texts(open_page("home"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("file", ["run.json", "config.yaml", "results.json"])
+def test_a_damaged_run_takes_no_page_along(studio: Workspace, page: str, file: str) -> None:
+    made_run(studio)
+    (made_run(studio).folder / file).write_text("[1]")
+    app = open_page(page)
+    assert not app.exception
+
+
+def test_a_full_disk_is_told_in_words(studio: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: object, draft: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mixcpt.drafts.Drafts.save", full)
+    app = open_page("launch")
+    assert not app.exception
+    assert "No space left on device" in app.error[0].value

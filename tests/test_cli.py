@@ -501,6 +501,17 @@ def test_charts_notes_and_pins(two_runs: list[Run], cli: Cli, tmp_path: Path, mo
     assert [(pin.chart, pin.subjects) for pin in kept.pins] == [("plane", tuple(run.id for run in two_runs))]
 
 
+def test_the_notebook_as_a_file(two_runs: list[Run], cli: Cli, tmp_path: Path) -> None:
+    cli("note", "trial", "It **works**.")
+    printed = cli("notebook", "trial").out
+    assert printed.startswith("# Notebook: trial") and "It **works**" in printed
+    for kind, sign in (("html", "<!doctype html>"), ("ipynb", '"nbformat"'), ("md", "# Notebook")):
+        out = tmp_path / f"notebook.{kind}"
+        assert cli("notebook", "trial", "--to", kind, "--out", out).out == f"{out}\n"
+        assert sign in out.read_text() and "works" in out.read_text()
+    assert_refused(cli("notebook", "gone"), "no experiment 'gone'", "take one of trial")
+
+
 def test_pause_and_rerun_with_changes(queued: tuple[Workspace, Run], cli: Cli) -> None:
     workspace, run = queued
     assert f"mixcpt resume {run.id}" in cli("pause", run.id).out and run.state(Jobs(workspace)) == "paused"

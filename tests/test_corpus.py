@@ -1,4 +1,5 @@
 import hashlib
+import io
 import json
 import random
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixcpt import uploads
 from mixcpt.cleaning import fingerprint
 from mixcpt.corpus import Corpus, FileInfo, Manifest, corpus_names, ingest, ingest_records, list_corpora, remove
 from mixcpt.errors import BadConfig, BadCorpus, BadFile, BadInput, Interrupted, NotFound, TooLittle
@@ -406,3 +408,15 @@ def test_real_sets(
     manifest = ingest(workspace, "real", [shared_data / file], tokenizer=tiny_tokenizer)
     assert (manifest.kind, manifest.documents, manifest.refused_total) == (kind, documents, 0)
     assert 0.05 <= manifest.split.fraction <= 0.0625
+
+
+def test_removing_a_corpus_removes_what_was_uploaded_for_it(
+    workspace: Workspace, tmp_path: Path, tiny_tokenizer: TextTokenizer
+) -> None:
+    mine, other = (
+        uploads.keep(workspace, name, [("a.jsonl", io.BytesIO(hundred(tmp_path / "a.jsonl").read_bytes()))])
+        for name in ("mine", "mine-2")
+    )
+    ingest(workspace, "mine", [mine], tokenizer=tiny_tokenizer)
+    remove(workspace, "mine")
+    assert not mine.exists() and other.exists()

@@ -175,3 +175,23 @@ def test_the_tail_of_a_log_is_whole_lines_of_any_bytes(jobs: Jobs) -> None:
     job.log.write_bytes(b"one\n\ntw\xff\n  \n")
     assert job.tail(1) == ["tw\ufffd"]
     assert job.tail() == ["one", "tw\ufffd"]
+
+
+@pytest.mark.parametrize("content", ['{"a": ', "", "[1, 2]", "null", "{}", '{"state": 3}'])
+def test_a_job_with_a_damaged_status_failed_and_can_be_put_back(jobs: Jobs, content: str) -> None:
+    job, other = submit(jobs), submit(jobs)
+    (job.folder / "status.json").write_text(content)
+    looks = {look.id: status for look, status in jobs.snapshot()}
+    assert looks[job.id].state == "failed" and "status.json is damaged" in looks[job.id].message
+    assert looks[other.id].state == "queued"
+    jobs.requeue(job)
+    assert job.state == "queued"
+
+
+@pytest.mark.parametrize("content", ['{"a": ', "[1, 2]", "{}", '{"id": 3, "kind": "ingest"}'])
+def test_a_job_whose_order_is_damaged_does_not_hide_the_others(jobs: Jobs, content: str) -> None:
+    job, other = submit(jobs), submit(jobs)
+    (job.folder / "job.json").write_text(content)
+    fresh = Jobs(jobs.workspace)
+    assert [look.id for look, _ in fresh.snapshot()] == [other.id]
+    assert [found.id for found in fresh.all()] == [other.id]

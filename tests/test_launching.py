@@ -137,3 +137,11 @@ def test_a_preparation_is_queued_once_while_it_goes_on(workspace: Workspace) -> 
     assert prepare(workspace, "fetch", model="org/other", accept_terms=False).id != first.id
     first.update(state="failed")
     assert prepare(workspace, "fetch", model="smollm2-135m", accept_terms=False).id != first.id
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_run_keeps_nobody_from_launching(workspace: Workspace, content: str) -> None:
+    first = launch_draft(workspace, Drafts(workspace).create())
+    (first.folder / "run.json").write_text(content)
+    second = launch_draft(workspace, Drafts(workspace).create())
+    assert [job.kind for job in Jobs(workspace).all() if job.run == second.id] == ["train", "evaluate"]

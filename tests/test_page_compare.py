@@ -139,3 +139,16 @@ def test_a_deleted_run_leaves_the_choice(studio: Workspace, runs: list[Run]) -> 
         Runs(studio).delete(run)
     app.run()
     assert not app.exception and chosen(app) == [runs[0].id]
+
+
+@pytest.mark.parametrize("file", ["run.json", "config.yaml", "metrics.jsonl", "results.json"])
+@pytest.mark.parametrize("content", ["{", "[1]", '{"training": 5}\n'])
+def test_a_damaged_run_is_refused_and_the_others_are_compared(runs: list[Run], file: str, content: str) -> None:
+    (runs[0].folder / file).write_text(content)
+    app = compared(runs[0], runs[1])
+    assert not app.exception
+    assert len(app.dataframe) >= 1
+
+
+def test_a_number_of_thousands_of_digits_in_the_address_does_nothing(runs: list[Run]) -> None:
+    compared(*runs, at="9" * 5000)

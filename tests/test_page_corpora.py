@@ -69,7 +69,7 @@ def test_uploaded_files_are_kept_and_become_one_job(studio: Workspace) -> None:
     (folder,) = map(Path, job.payload["files"])
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"My Notes.md": "one", "b.txt": "two"}
     assert app.text_input(key="corpora_name").value == ""
-    assert "Waiting for its turn" in str(app.get("progress")[0])
+    assert app.get("progress") and app.button(key=f"corpora_cancel_{job.id}")
 
 
 def test_every_field_reaches_the_job(studio: Workspace, shelved: Workspace) -> None:
@@ -104,7 +104,8 @@ def test_a_folder_of_the_server_only_under_allowed_roots(
     app.text_input(key="corpora_name").set_value("secrets")
     assert "may not be read" in made.texts(add(app)).replace("\\", "")
     assert orders(studio) == []
-    app.text_input(key="corpora_name").set_value("").run()
+    app = page()
+    app.segmented_control(key="corpora_way").set_value("Folder on this server").run()
     app.selectbox(key="corpora_path").select(str(tmp_path / "given" / "Field Book")).run()
     assert app.text_input(key="corpora_name").value == "field-book"
     add(app)
@@ -381,3 +382,32 @@ def test_the_list_is_read_anew_when_a_corpus_changes(shelved: Workspace, tiny_to
     ingest_records(shelved, "field", records, files=[], tokenizer=tiny_tokenizer, replace=True)
     after = {one.name: one.fingerprint for one in list_corpora(shelved)}
     assert after["world"] == before["world"] and after["field"] != before["field"]
+
+
+def test_a_discard_after_another_tab_tried_again_does_nothing_and_says_so(studio: Workspace) -> None:
+    job = made.made_job(studio, "ingest", "failed", label="field", payload={"files": []})
+    app = page()
+    Jobs(studio).requeue(job)
+    app.button(key=f"corpora_discard_{job.id}").click().run()
+    assert not app.exception
+    assert "is queued" in app.toast[0].value
+    assert [one.id for one, _ in shelf.under_way(studio)] == [job.id]
+
+
+def test_what_was_discarded_is_not_tried_again(workspace: Workspace) -> None:
+    job = made.made_job(workspace, "ingest", "failed", label="field", payload={"files": []})
+    shelf.put_aside(workspace, job)
+    with pytest.raises(BadInput, match="discarded"):
+        shelf.again(workspace, job)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_corpus_does_not_hide_the_others(shelved: Workspace, content: str) -> None:
+    (shelved.corpora / "world" / "manifest.json").write_text(content)
+    app = page()
+    assert not app.exception
+    assert "manifest.json" in app.warning[0].value
+    assert list(app.dataframe[0].value["Name"]) == ["field"]
+    app = page(corpus="world")
+    assert not app.exception
+    assert "manifest.json" in app.error[0].value

@@ -6,7 +6,7 @@ import pytest
 from mixcpt.config import MixtureConfig, SourceShare
 from mixcpt.mixture import Mixture, realise
 from mixcpt.packing import IGNORED
-from mixcpt.preview import origin, preview, readings, shown
+from mixcpt.preview import Excerpt, excerpt, origin, preview, readings, shown
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
 
@@ -53,6 +53,33 @@ def test_a_document_is_told_by_its_turns(mixture: Mixture, tiny_tokenizer: TextT
     assert roles["documents"] == ["document"]
     assert roles["instructions"] == ["user", "assistant"]
     assert roles["preferences"] == ["user", "chosen", "rejected"]
+
+
+def test_a_piece_tells_how_much_of_its_document_lies_before_it(mixture: Mixture, tiny_tokenizer: TextTokenizer) -> None:
+    seen = [preview(mixture, tiny_tokenizer, number) for number in range(len(mixture))]
+    later = [segment for row in seen for segment in row.segments if segment.start]
+    assert later
+    for segment in later:
+        place = origin(mixture, segment).place
+        assert place == segment.start / len(mixture.tables[segment.source][segment.document]) and 0 < place < 1
+
+
+def test_rows_with_other_tokens_have_other_fingerprints(mixture: Mixture, tiny_tokenizer: TextTokenizer) -> None:
+    seen = [preview(mixture, tiny_tokenizer, number).fingerprint for number in range(len(mixture))]
+    assert len(set(seen)) == len(seen)
+    assert preview(mixture, tiny_tokenizer, 0).fingerprint == seen[0]
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [(0.0, "abcd"), (0.5, "efgh"), (0.99, "ghij")],
+)
+def test_a_long_text_is_shown_around_the_piece(place: float, expected: str) -> None:
+    assert excerpt("abcdefghij", place, limit=4) == Excerpt(expected, "abcdefghij".index(expected), 10)
+
+
+def test_a_short_text_is_shown_whole() -> None:
+    assert excerpt("abc", 0.9, limit=4) == Excerpt("abc", 0, 3)
 
 
 @pytest.mark.parametrize("row", [-1, 10_000])

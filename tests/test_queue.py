@@ -61,3 +61,11 @@ def test_jobs_of_a_deleted_folder_are_still_shown(workspace: Workspace) -> None:
     Jobs(workspace).submit("train", {}, run="cpt-gone", label="plain")
     (item,) = queue(workspace)
     assert item.title == "plain"
+
+
+@pytest.mark.parametrize("file", ["run.json", "labels.json"])
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_run_is_called_by_its_id(workspace: Workspace, file: str, content: str) -> None:
+    run = made_run(workspace, state="running")
+    (run.folder / file).write_text(content)
+    assert [item.title for item in queue(workspace)] == [run.id]

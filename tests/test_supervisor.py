@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -345,11 +346,22 @@ def test_a_worker_outlives_a_change_of_the_clock(jobs: Jobs, supervisor: Supervi
     assert job.state == "done"
 
 
-def test_a_thread_tells_what_ended_it(jobs: Jobs, supervisor: Supervisor) -> None:
-    job = submit(jobs, "note")
-    (job.folder / "status.json").write_text("{")
-    supervisor.start_thread(poll=0.01)
-    until(lambda: supervisor.error)
-    with pytest.raises(ValueError):
-        supervisor.stop()
-    (job.folder / "status.json").write_text('{"state": "cancelled"}')  # for the fixture
+def test_a_thread_tells_what_ended_it(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor, "step", full)
+        supervisor.start_thread(poll=0.01)
+        until(lambda: supervisor.error)
+        with pytest.raises(OSError, match="No space"):
+            supervisor.stop()
+
+
+@pytest.mark.parametrize("file", ["job.json", "status.json"])
+def test_a_damaged_job_does_not_stop_the_others(jobs: Jobs, supervisor: Supervisor, file: str) -> None:
+    damaged, sound = submit(jobs, "note"), submit(jobs, "note")
+    (damaged.folder / file).write_text("{")
+    supervisor.run_until([sound.id], poll=0.02)
+    assert sound.state == "done"
+    shutil.rmtree(damaged.folder)  # for the fixture

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mixcpt.errors import BadInput, TooLittle
+from mixcpt.errors import BadInput, Damaged, TooLittle
 from mixcpt.workspace import (
     Workspace,
     building,
@@ -196,3 +196,11 @@ def test_a_full_disk_is_named_with_what_is_needed(tmp_path, monkeypatch):
     workspace.require_disk(1_500_000_000, "The model")
     with pytest.raises(TooLittle, match=r"^The model needs 2\.0 GB of disk, but .* has 1\.5 GB free: free some space"):
         workspace.require_disk(2_000_000_000, "The model")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe", b"[" * 100_000])
+def test_a_damaged_file_is_named_in_one_sentence(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(Damaged, match=r"a\.json is damaged"):
+        read_json(path)
