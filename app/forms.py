@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 import streamlit as st
 from annotated_types import Ge, Gt, Le, Lt
 
-from app.words import plain
+from app.words import plain, printable
 from mixcpt.presets import OPTIONS, value_at
 from mixcpt.settings import Config, Level
 
@@ -162,7 +162,7 @@ def _literal(one: Field, options: Sequence[str] | None, value: Any, common: dict
     st.selectbox(
         plain(one.title),
         known,
-        format_func=lambda option: plain(words.get(option, option)),
+        format_func=lambda option: printable(str(words.get(option, option))),
         help=plain(one.help),
         disabled=len(known) == 1,
         **common,
@@ -193,7 +193,7 @@ def _text(one: Field, options: Sequence[str] | None, value: Any, common: dict[st
 
 def _choice(one: Field, options: Sequence[str] | None, value: Any, common: dict[str, Any]) -> None:
     known = list(dict.fromkeys([value, *(options or ())]))
-    st.selectbox(plain(one.title), known, format_func=plain, help=plain(one.help), **common)
+    st.selectbox(plain(one.title), known, format_func=printable, help=plain(one.help), **common)
 
 
 def _list(one: Field, options: Sequence[str] | None, value: Any, common: dict[str, Any]) -> None:

@@ -42,7 +42,8 @@ def recorded_experiment(runs: Sequence[RunSummary]) -> None:
             "**further right** is more general language forgotten."
         )
         rows, _ = rows_of(state.workspace(), mine)
-        show.chart(charts.plane(rows), key="home_plane")
+        ends = [{**row, "curve": []} for row in rows]  # their ways are for Compare
+        show.chart(charts.plane(ends), key="home_plane")
         query = {"runs": ",".join(mine)}
         st.page_link(COMPARE, label="Explore these runs", icon=":material/arrow_forward:", query_params=query)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import streamlit as st
 
-from app import forms, state
-from app.words import plain
+from app import forms, show, state
+from app.words import plain, printable
 from mixcpt import config
 from mixcpt.corpus import corpus_names
 from mixcpt.drafts import Draft, Drafts, Guess, as_name
@@ -61,6 +61,7 @@ def typed(draft: Draft) -> Typed:
     return kept
 
 
+@show.told
 def change(draft_id: str, changes: dict[str, Any]) -> None:
     """Lay changes into the draft; where they do not fit together they stay typed, with the reason."""
     draft = Drafts(state.workspace()).get(draft_id)
@@ -82,6 +83,7 @@ def forget_typed(draft_id: str) -> None:
     st.session_state[_TYPED] = Typed(draft_id)
 
 
+@show.told
 def update(draft_id: str, **parts: Any) -> None:
     """Replace parts of the draft other than its stage."""
     state.save_draft(Drafts(state.workspace()).get(draft_id).model_copy(update=parts))
@@ -231,7 +233,7 @@ def _folder(draft: Draft, name: str) -> None:
         list(dict.fromkeys([*known, *([name] if name else [])])),
         key=key,
         index=None,
-        format_func=plain,
+        format_func=printable,
         on_change=lambda: change(draft.id, {"model.name": st.session_state[key] or ""}),
         accept_new_options=True,
         placeholder="choose one, or write its full path",

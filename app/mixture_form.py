@@ -54,7 +54,13 @@ def entries(draft: Draft) -> list[Entry]:
 def form(draft: Draft) -> None:
     known, mixed = kinds(), entries(draft)
     with st.container(border=True, gap="small"):
-        st.subheader("Shares", anchor=False, help="Relative parts of the tokens: 3 and 1 mean 75 % and 25 %.")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.subheader(
+                "Shares",
+                anchor=False,
+                help="Relative parts of the tokens: 3 and 1 mean 75 % and 25 %.",
+                width="content",
+            )
         _presets(draft, known, mixed)
         for group in _GROUPS:
             members = [entry for entry in mixed if _group(entry, known) == group]

@@ -110,7 +110,7 @@ def rows(found: Mixture, tokenizer: TextTokenizer) -> None:
     st.markdown(
         f"This is exactly row {count(number + 1)} of {count(len(found))}, in the order of training: "
         f"{count(len(seen.tokens))} tokens from {len(seen.segments)} "
-        f"{'piece' if len(seen.segments) == 1 else 'pieces'} of documents.",
+        f"{'piece of a document' if len(seen.segments) == 1 else 'pieces of documents'}.",
         help="Pieces are packed into one row to waste no room. They do not see each other: attention and positions "
         "begin anew with each. The token 'end' tells the model that a document is over. The first token of a piece is "
         "read but not learned, for nothing before it could predict it.",

@@ -4,7 +4,7 @@ from functools import partial
 
 import streamlit as st
 
-from app import state
+from app import show, state
 from app.words import plain
 from mixcpt.jobs import Job
 from mixcpt.launching import prepare
@@ -26,6 +26,7 @@ def prepared(job: Job, kind: str, doing: str, again: str, **payload: object) -> 
     )
 
 
+@show.told
 def start(kind: str, **payload: object) -> None:
     prepare(state.workspace(), kind, **payload)
 

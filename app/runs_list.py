@@ -208,7 +208,7 @@ def _tag_input(key: str, tags: Sequence[str]) -> list[str]:
         known,
         default=list(tags),
         key=key,
-        format_func=plain,
+        format_func=printable,
         accept_new_options=True,
         max_selections=TAGS,
         placeholder="type a tag, then Enter",

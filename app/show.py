@@ -1,11 +1,16 @@
 """Small pieces that several pages draw: charts, empty states, errors. Each takes plain values and draws them."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from app.words import plain
+from mixcpt.errors import MixcptError
+
+P = ParamSpec("P")
 
 _CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
@@ -24,6 +29,20 @@ def empty(title: str, what_to_do: str, *, page: str | None = None, label: str = 
         st.markdown(what_to_do)
         if page:
             st.page_link(page, label=label, icon=icon or None)
+
+
+def told(action: Callable[P, None]) -> Callable[P, None]:
+    """A callback whose errors are told in a toast: they would not reach the page's own handling, for callbacks run
+    before the page is drawn."""
+
+    @functools.wraps(action)
+    def answered(*arguments: P.args, **options: P.kwargs) -> None:
+        try:
+            action(*arguments, **options)
+        except (MixcptError, OSError) as problem:
+            st.toast(plain(problem), icon=":material/error:")
+
+    return answered
 
 
 def error(problem: Exception) -> None:

@@ -4,13 +4,19 @@ import re
 from datetime import UTC, datetime
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^=@])")
+_AFTERWARDS = re.compile(
+    r"(?<=:)(?=//|material/|[a-z_+-][\w+-]*:)|(?<=www)(?=\.)|(?<=@)(?=\w)|(?<=-)(?=[->])|(?<=[<>~])(?=[-=])",
+    re.IGNORECASE,
+)
+"""Places in icon codes, addresses, arrows and dashes. Streamlit looks for those in what is left when all escapes have
+been taken away, so only an invisible character (U+2060, no width) in their midst keeps them text."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def plain(text: object) -> str:
     """`text` escaped for every place where Streamlit reads Markdown (labels, captions, help, errors), so that markup,
-    formulas, colours and emoji codes in it are shown as they were typed; control characters are made visible."""
-    return _MARKUP.sub(r"\\\1", printable(str(text))).replace("\n", " ")
+    formulas, colours, icon codes and addresses in it look as they were typed; control characters are made visible."""
+    return _MARKUP.sub(r"\\\1", _AFTERWARDS.sub("\u2060", printable(str(text)))).replace("\n", " ")
 
 
 def printable(text: str) -> str:

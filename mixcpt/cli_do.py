@@ -55,9 +55,9 @@ def corpus_add(workspace: Workspace, options: argparse.Namespace) -> int:
 
 
 def corpus_remove(workspace: Workspace, options: argparse.Namespace) -> None:
-    from mixcpt.corpus import remove
+    from mixcpt.shelf import delete
 
-    remove(workspace, options.name)
+    delete(workspace, options.name)
     print(f"corpus {options.name} removed")
 
 

@@ -119,7 +119,7 @@ def _labels(
     points = [_pixels(row["forgetting"], row["domain_gain"], across, up) for _, row in placed]
     base_x, base_y = _pixels(0, 0, across, up)
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in [*points, (base_x, base_y)]]
-    lines = [(base_x - 2, 0.0, base_x + 2, _HEIGHT), (0.0, base_y - 2, _WIDTH, base_y + 2)]
+    lines = [(base_x - 8, 0.0, base_x + 8, _HEIGHT), (0.0, base_y - 2, _WIDTH, base_y + 2)]
     found = []
     for row in best.values():
         x, y = _pixels(row["forgetting"], row["domain_gain"], across, up)

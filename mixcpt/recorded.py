@@ -1,7 +1,7 @@
 """The recorded experiment: real runs of recipes/first-experiment.yaml, shipped as small files, to explore at once.
 
-They were trained as docs/first-results.md tells and copied here by `scripts/record.py`, without their adapters, which are
-40 MB each. In a workspace they are runs like any others: listed, compared, cloned, deleted.
+They were trained as docs/first-results.md tells and copied here by `scripts/record.py`, without their adapters, which
+are 40 MB each. In a workspace they are runs like any others: listed, compared, cloned, deleted.
 """
 
 import shutil

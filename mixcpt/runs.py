@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mixcpt import config, metrics
-from mixcpt.errors import BadInput, NotFound
+from mixcpt.errors import BadInput, Damaged, NotFound
 from mixcpt.jobs import Job, Jobs, find_id
 from mixcpt.stamps import Kept
 from mixcpt.workspace import Workspace, building, check_name, locked, new_id, now, read_json, write_atomic, write_json
@@ -89,7 +89,11 @@ class Run:
 
     @cached_property
     def info(self) -> RunInfo:
-        return RunInfo(**read_json(self.folder / "run.json"))
+        path = self.folder / "run.json"
+        try:
+            return RunInfo(**read_json(path))
+        except TypeError as error:  # other keys than a run's
+            raise _damaged(path, error) from None
 
     @property
     def config(self) -> config.Stage:
@@ -102,7 +106,10 @@ class Run:
         if not path.exists():
             return Labels(self.info.name)
         kept = read_json(path)
-        return Labels(kept["name"], tuple(kept["tags"]))
+        try:
+            return Labels(kept["name"], tuple(kept["tags"]))
+        except (KeyError, TypeError) as error:
+            raise _damaged(path, error) from None
 
     def relabel(self, name: str | None = None, tags: Iterable[str] | None = None) -> Labels:
         """Change the name, the tags or both; what is None stays.
@@ -162,6 +169,8 @@ class Run:
         """Section to values; empty before the first."""
         path = self.folder / "results.json"
         results: dict[str, Any] = read_json(path) if path.exists() else {}
+        if not isinstance(results, dict) or not all(isinstance(section, dict) for section in results.values()):
+            raise _damaged(path, "it holds no sections")
         return results
 
     def checkpoints(self) -> list[Path]:
@@ -182,6 +191,18 @@ class Run:
 
 def state_without_jobs(results: dict[str, Any]) -> str:
     return "done" if "training" in results else "new"
+
+
+def _damaged(path: Path, why: object) -> Damaged:
+    return Damaged(f"{path} is damaged ({why}): mend it, or move it away.")
+
+
+def _parent(run: Run) -> str | None:
+    """The run that this one continues; a damaged run continues none, so that it keeps no other from being deleted."""
+    try:
+        return run.info.parent
+    except Damaged:
+        return None
 
 
 class Runs:
@@ -248,7 +269,7 @@ class Runs:
             state = "running" if any(job.state == "running" for job in mine) else run.state(jobs)
             if state in ("queued", "running"):
                 raise BadInput(f"Run {run.id} is {state}: cancel it with mixcpt cancel {run.id} before it is deleted.")
-            children = [other.id for other in self.all() if other.info.parent == run.id]
+            children = [other.id for other in self.all() if _parent(other) == run.id]
             if children:
                 raise BadInput(f"Run {run.id} is the parent of {', '.join(children)}: delete that first.")
             hidden = [_hide(folder) for folder in (*(job.folder for job in mine), run.folder)]

@@ -106,7 +106,7 @@ def _fields_at(model: Any, location: Sequence[int | str]) -> list[str]:
     return list(node.get("properties", {}))
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """YAML as people expect it (1.2): `on` and `no` are words, 1e-4 is a number, a date is text."""
 
 
@@ -146,7 +146,7 @@ def to_yaml(config: Config) -> str:
 
 
 def from_yaml(model: type[C], path: Path) -> C:
-    """What `to_yaml` wrote. Raises Damaged when the file is no YAML any more, BadConfig when the settings are others."""
+    """What `to_yaml` wrote. Raises Damaged when it is no YAML any more, BadConfig when the settings are others."""
     try:
         data = read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -151,9 +151,7 @@ class Supervisor:
             try:
                 earlier = self.jobs.get(id)
             except (NotFound, Damaged):
-                self._fail(
-                    job, f"It was waiting for {id}, which is gone or damaged: start that again, then this."
-                )
+                self._fail(job, f"It was waiting for {id}, which is gone or damaged: start that again, then this.")
                 return False
             status = earlier.status
             if status.state in ("failed", "cancelled"):

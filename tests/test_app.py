@@ -127,7 +127,7 @@ def test_home_says_what_it_is_in_words(studio: Workspace) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("file", ["run.json", "config.yaml", "results.json"])
+@pytest.mark.parametrize("file", ["run.json", "config.yaml", "results.json", "labels.json"])
 def test_a_damaged_run_takes_no_page_along(studio: Workspace, page: str, file: str) -> None:
     made_run(studio)
     (made_run(studio).folder / file).write_text("[1]")

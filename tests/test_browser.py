@@ -149,7 +149,7 @@ def test_the_whole_story(server: Server, page: Page, tmp_path: Path) -> None:
     expect(page.get_by_text("Gained and forgotten")).to_be_visible(timeout=2000 * PATIENCE_S)
     waited("the run's end", lambda: state_of(run, workspace) == "done", 4 * PATIENCE_S)
     expect(page.get_by_text("done").first).to_be_visible()
-    expect(page.get_by_text(re.compile("^field: .* → "))).to_be_visible()  # the curve is that of the end
+    expect(page.get_by_text(re.compile("^field: .* → ")).first).to_be_visible()  # the curve is that of the end
     page.get_by_role("button", name="Pin", exact=True).first.click()
     expect(page.get_by_role("button", name="Pinned").first).to_be_visible()
 

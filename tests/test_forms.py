@@ -118,3 +118,16 @@ def test_small_numbers_are_shown_as_powers() -> None:
 def test_text_with_line_ends_goes_there_and_back() -> None:
     for text in ("\n\n", "\\n", "a\\\nb\t", "plain"):
         assert forms._unescaped(forms._escaped(text)) == text
+
+
+def test_options_of_a_select_box_carry_no_backslashes() -> None:
+    """Streamlit reads labels as Markdown, but the options of select boxes as they are."""
+    script = """
+from app import forms
+from mixcpt.drafts import default_stage
+stage = default_stage()
+forms.draw(stage, key="t", on_change=lambda path, value: None, choices={"measures.general": ["my_field-2"]})
+"""
+    app = AppTest.from_string(script).run()
+    assert not app.exception
+    assert not [option for box in app.selectbox for option in box.options if "\\" in option]

@@ -16,6 +16,7 @@ LIGHT = [
     *("evaluation", "modelstore", "modelfiles", "recipes", "cli", "cli_do", "cli_show", "studio", "machine"),
     *("palette", "drafts", "presets", "preflight", "launching", "guesses", "overview", "queue", "metrics", "progress"),
     *("preview", "notebook", "journal", "charts", "comparison", "plotting", "roots", "uploads", "search", "recorded"),
+    *("curves", "differences", "findings", "notes", "plane", "reports", "shelf", "stamps", "tables"),
 ]
 HEAVY = ["torch", "transformers", "peft", "lm_eval", "datasets", "streamlit"]
 

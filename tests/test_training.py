@@ -264,11 +264,11 @@ def test_a_run_goes_on_only_with_what_it_began_with(
     with monkeypatch.context() as patch, pytest.raises(BadInput, match=f"^The mixture {remedy}"):
         patch.setattr(Mixture, "fingerprint", lambda _: "another")
         train(small_corpora, run, say=quiet)
-    explicit = Run(run.folder)
     other = "fp32" if begun["precision"] == "bf16" else "bf16"
-    explicit.config = override(run.config, {"model.precision": other})
-    with pytest.raises(BadInput, match=f"^The precision {remedy}"):
-        train(small_corpora, explicit, say=quiet)
+    explicit = override(run.config, {"model.precision": other})
+    with monkeypatch.context() as patch, pytest.raises(BadInput, match=f"^The precision {remedy}"):
+        patch.setattr(Run, "config", explicit)
+        train(small_corpora, run, say=quiet)
     whole = (folder / "config.json").read_text()
     (folder / "config.json").write_text(whole + " ")
     with pytest.raises(BadInput, match=f"^The model {remedy}"):

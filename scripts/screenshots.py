@@ -1,0 +1,96 @@
+"""Pictures of the running studio for docs/screenshots: the recorded experiment, a corpus, a mixture, a run, a notebook.
+
+    make screenshots                    # or: python scripts/screenshots.py [--out docs/screenshots] [--all]
+
+It starts a server over a workspace of its own with the built-in model, the recorded runs and the built-in corpora, and
+takes every page at 1280x800 in the light theme; with --all also at 1920x1080 and in the dark theme.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Browser
+
+from mixcpt import mixture, recorded
+from mixcpt.drafts import Drafts
+from mixcpt.modelstore import ensure_model
+from mixcpt.notebook import Notebook
+from mixcpt.runs import Run
+from mixcpt.tokens import TextTokenizer
+from mixcpt.workspace import Workspace
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests"))
+from browser import a_browser, running, visit  # noqa: E402 (the browser tests' server)
+
+NOTE = """**Question:** does plain training forget, and what helps?
+
+Plain training on the documents alone forgets most. Both LSSD and mixing in general text prevent it."""
+
+
+def prepare(workspace: Workspace) -> dict[str, str]:
+    """Fill the workspace; returns the address of each picture."""
+    model = ensure_model(workspace, "smollm2-135m", progress=print)
+    runs = recorded.add(workspace)
+    draft = Drafts(workspace).create()
+    mixture.prepare(workspace, draft.stage.mixture, TextTokenizer.from_folder(model))
+    write_notebook(workspace, runs)
+    ids = ",".join(run.id for run in runs)
+    return {
+        "home": "",
+        "corpora": "corpora",
+        "corpus": "corpora?corpus=builtin-atlas",
+        "mixture": f"mixture?draft={draft.id}",
+        "launch": f"launch?draft={draft.id}",
+        "runs": "runs",
+        "run": f"runs?run={runs[1].id}",
+        "compare": f"compare?runs={ids}",
+        "notebook": f"notebook?experiment={recorded.EXPERIMENT}",
+    }
+
+
+def write_notebook(workspace: Workspace, runs: list[Run]) -> None:
+    notebook = Notebook(workspace, recorded.EXPERIMENT)
+    notebook.save(notebook.begin(), NOTE)
+    notebook.pin("plane", [run.id for run in runs], "Gain against forgetting, six ways of training")
+
+
+def take(
+    browser: Browser, address: str, pages: dict[str, str], out: Path, scheme: str, width: int, height: int
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    suffix = "" if (scheme, width) == ("light", 1280) else f"-{scheme}-{width}"
+    for name, path in pages.items():
+        visit(page, f"{address}/{path}")
+        page.wait_for_load_state("networkidle")
+        page.wait_for_timeout(1500)  # charts are drawn after the page is
+        page.screenshot(path=out / f"{name}{suffix}.png")
+        print(out / f"{name}{suffix}.png")
+    context.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "screenshots")
+    parser.add_argument("--all", action="store_true", help="both themes at both sizes")
+    parser.add_argument("--models", type=Path, help="a workspace's models folder to take the built-in model from")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    looks = [("light", 1280, 800)]
+    if options.all:
+        looks += [("dark", 1280, 800), ("light", 1920, 1080), ("dark", 1920, 1080)]
+    with tempfile.TemporaryDirectory() as root:
+        workspace = Workspace(root)
+        if options.models:
+            (workspace.models / "smollm2-135m").symlink_to(options.models.absolute() / "smollm2-135m")
+        pages = prepare(workspace)
+        with running(workspace) as server, a_browser() as browser:
+            for scheme, width, height in looks:
+                take(browser, server.address, pages, options.out, scheme, width, height)
+
+
+if __name__ == "__main__":
+    main()
