@@ -34,6 +34,7 @@ HANDLERS = {
     "ingest": "mixcpt.worker:ingest_job",
     "train": "mixcpt.training:run_job",
     "evaluate": "mixcpt.evaluation:run_job",
+    "score": "mixcpt.scoring:run_job",
 }
 HEARTBEAT_SECONDS = 1.0
 STATUS_SECONDS = 0.5

@@ -159,7 +159,7 @@ def test_the_whole_story(server: Server, page: Page, tmp_path: Path) -> None:
 
     visit(page, f"{server.address}/notebook?experiment=story")
     click(page, "notebook_write")
-    note = page.get_by_role("textbox", name=re.compile("note", re.IGNORECASE)).first
+    note = typed(page, "Text in Markdown")
     note.fill(f"# What I saw\n\nIt works, {NASTY}")
     note.press("Control+Enter")
     click(page, "notebook_save")

@@ -17,6 +17,7 @@ LIGHT = [
     *("palette", "drafts", "presets", "preflight", "launching", "guesses", "overview", "queue", "metrics", "progress"),
     *("preview", "notebook", "journal", "charts", "comparison", "plotting", "roots", "uploads", "search", "recorded"),
     *("curves", "differences", "findings", "notes", "plane", "reports", "shelf", "stamps", "tables"),
+    *("templates", "scores", "readings", "selection"),
 ]
 HEAVY = ["torch", "transformers", "peft", "lm_eval", "datasets", "streamlit"]
 

@@ -153,9 +153,9 @@ def test_check_raises_what_was_asked_for(jobs: Jobs, request_: str, state: str) 
 
 
 def test_a_kind_without_a_handler_is_refused_by_name(jobs: Jobs) -> None:
-    context = context_of(jobs, "wait", "score")
+    context = context_of(jobs, "wait", "export")
     assert work(context) == 1
-    assert context.job.state == "failed" and "kind 'score'" in context.job.status.message
+    assert context.job.state == "failed" and "kind 'export'" in context.job.status.message
 
 
 def test_a_worker_starts_without_the_heavy_libraries() -> None:

@@ -1,0 +1,304 @@
+"""What samples are scored by, and scored samples on disk. No model is needed to read this.
+
+The scores of a sample, in nats where nothing else is said, of its last answer r after what comes before it, q:
+
+    loss_template       L(r | q) / |r|, q under the chat template; the end of turn is not counted
+    loss_plain          the same in plain text, turns joined by blank lines; the tokens of r are the same
+    perplexity_*        exp of these. Mix-CPT's first version (arXiv 2407.10804v1) sorts by perplexity, easy = low
+    alignment_response  loss_template / loss_plain                                        (our reading, see below)
+    alignment_whole     loss per token of the whole text, with over without template      (our reading, see below)
+    ifd                 L(r | q) / L(r) in plain text, over the same tokens of r (Li et al., 2308.12032); without a BOS
+                        the first token of r has nothing before it, so it is left out of both
+
+and of a preference pair, log p summed over the answer and its end of turn, as DPO does:
+
+    logp_chosen, logp_rejected     log-probability of each answer
+    margin                         logp_chosen - logp_rejected
+    margin_per_token               the same with each divided by its tokens
+    implicit_margin                margin - margin of the base: the reward difference of DPO over beta
+    dpo_loss                       -log sigmoid(beta * implicit_margin), held out: the pair was not trained on
+
+The *format alignment score* is named in the ICLR version of the paper, but its equation was not available to us: over
+the response and over the whole text are both offered, and the reading "low = easy" is ours.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from mixcpt.errors import BadFile, NotFound
+from mixcpt.records import Kind, Record
+from mixcpt.workspace import Workspace, building, locked, read_json, write_atomic, write_json
+
+
+@dataclass(frozen=True)
+class ScoreKind:
+    """How a score is shown and read; `easy` says which end of it is the easy one. `ours`: our reading of a paper."""
+
+    label: str
+    kind: Kind
+    easy: Literal["low", "high"]
+    help: str
+    ours: bool = False
+    needs_template: bool = False
+
+
+def _of_answers(label: str, help: str, **more: Any) -> ScoreKind:
+    return ScoreKind(label, "instructions", "low", help, **more)
+
+
+SCORES: dict[str, ScoreKind] = {
+    "perplexity_template": _of_answers(
+        "Perplexity, with template", "How surprising the answer is under the chat template.", needs_template=True
+    ),
+    "perplexity_plain": _of_answers("Perplexity, plain text", "How surprising the answer is in plain text."),
+    "loss_template": _of_answers(
+        "Loss, with template", "Nats per token of the answer under the chat template.", needs_template=True
+    ),
+    "loss_plain": _of_answers("Loss, plain text", "Nats per token of the answer in plain text."),
+    "alignment_response": _of_answers(
+        "Format alignment, over the answer (our reading)",
+        "Loss with template over loss without, of the answer: near or below 1, the format is no obstacle.",
+        ours=True,
+        needs_template=True,
+    ),
+    "alignment_whole": _of_answers(
+        "Format alignment, over the whole text (our reading)",
+        "Loss per token with template over without, of question and answer together.",
+        ours=True,
+        needs_template=True,
+    ),
+    "ifd": _of_answers("IFD", "Loss of the answer after its question over that without it: low, the question helps."),
+    "margin": ScoreKind("Margin", "preferences", "high", "How many nats likelier the chosen answer is."),
+    "margin_per_token": ScoreKind(
+        "Margin per token", "preferences", "high", "The margin with each answer's log-probability over its tokens."
+    ),
+    "implicit_margin": ScoreKind(
+        "Implicit-reward margin", "preferences", "high", "How far training moved the margin from the base's, in nats."
+    ),
+    "dpo_loss": ScoreKind(
+        "Held-out DPO loss", "preferences", "low", "DPO's loss on this pair, with the base as reference; 0.693 = none."
+    ),
+    "logp_chosen": ScoreKind("Log-probability of chosen", "preferences", "high", "Summed over the answer, in nats."),
+    "logp_rejected": ScoreKind("Log-probability of rejected", "preferences", "low", "Summed over the answer, in nats."),
+}
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What one pass over one rendered text gives: sums of -log p (nats) and how many tokens they are over.
+
+    first: of the answer's first token (0 where nothing comes before it). answer: of the answer's text. end: of its end
+    of turn. whole: of every token that is predicted at all (answers of pairs: not summed, 0).
+    """
+
+    first: float
+    answer: float
+    answer_tokens: int
+    end: float
+    end_tokens: int
+    whole: float
+    whole_tokens: int
+
+    @property
+    def total(self) -> float:
+        return self.answer + self.end
+
+    @property
+    def total_tokens(self) -> int:
+        return self.answer_tokens + self.end_tokens
+
+
+def answer_scores(forms: Mapping[str, Sums], alone_sees_first: bool) -> dict[str, float]:
+    """Scores of an instruction sample from its forms "template", "plain" and "alone", as far as they are there.
+
+    alone_sees_first: a BOS comes before the answer that stands alone, so its first token is predicted too.
+    """
+    scores: dict[str, float] = {}
+    for form in ("template", "plain"):
+        if form in forms:
+            loss = forms[form].answer / forms[form].answer_tokens
+            scores |= {f"loss_{form}": loss, f"perplexity_{form}": math.exp(min(loss, 700.0))}
+    if {"template", "plain"} <= forms.keys():
+        template, plain = forms["template"], forms["plain"]
+        whole = _ratio(template.whole / template.whole_tokens, plain.whole / plain.whole_tokens)
+        ratios = {
+            "alignment_response": _ratio(scores["loss_template"], scores["loss_plain"]),
+            "alignment_whole": whole,
+        }
+        scores |= {name: value for name, value in ratios.items() if value is not None}
+    if {"plain", "alone"} <= forms.keys():
+        after, alone = forms["plain"], forms["alone"]
+        ifd = _ratio(after.answer - (0 if alone_sees_first else after.first), alone.answer)
+        scores |= {} if ifd is None else {"ifd": ifd}
+    return scores
+
+
+def _ratio(above: float, below: float) -> float | None:
+    return above / below if below > 0 else None
+
+
+def pair_scores(
+    chosen: Sums, rejected: Sums, base: tuple[Sums, Sums] | None = None, beta: float = 0.1
+) -> dict[str, float]:
+    """Scores of a preference pair; `base` are the two under the base, None when the base itself is asked."""
+    margin = rejected.total - chosen.total
+    scores = {
+        "logp_chosen": -chosen.total,
+        "logp_rejected": -rejected.total,
+        "margin": margin,
+        "margin_per_token": rejected.total / rejected.total_tokens - chosen.total / chosen.total_tokens,
+    }
+    if base is not None:
+        implicit = margin - (base[1].total - base[0].total)
+        scores |= {"implicit_margin": implicit, "dpo_loss": softplus(-beta * implicit)}
+    return scores
+
+
+def softplus(x: float) -> float:
+    """log(1 + e^x) = -log sigmoid(-x), without overflow."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+@dataclass(frozen=True)
+class ScoredSample:
+    """A sample and its scores. `record` is its canonical JSON. tokens: that training would read (both answers of a
+    pair, each with the prompt). reason: why it is left out of every choice; then it has no scores."""
+
+    id: str
+    record: str
+    tokens: int
+    answer_tokens: int
+    scores: dict[str, float]
+    reason: str = ""
+
+    @cached_property
+    def parsed(self) -> Record:
+        return Record.from_json(self.record)
+
+
+class ScoreTable:
+    """The scores of one source under one model and template: scores/tables/<id>/ with table.json and scores.jsonl.
+
+    table.json: id, source, kind, run (None: the base), model, template (name and Jinja, None: none), precision, beta,
+    created, and the fingerprints of what was asked.
+    """
+
+    def __init__(self, info: dict[str, Any], samples: Sequence[ScoredSample]):
+        self.info, self.samples = info, list(samples)
+
+    @property
+    def id(self) -> str:
+        return str(self.info["id"])
+
+    @property
+    def kind(self) -> Kind:
+        kind: Kind = self.info["kind"]
+        return kind
+
+    def names(self) -> list[str]:
+        """The scores that at least one sample has, in the order of `SCORES`."""
+        there = {name for sample in self.samples for name in sample.scores}
+        return [name for name in SCORES if name in there]
+
+    def save(self, workspace: Workspace) -> None:
+        """Written whole or not at all; takes the place of a table of the same id."""
+        with building(workspace.root / "scores" / "tables" / self.id) as folder:
+            write_json(folder / "table.json", self.info)
+            write_samples(folder / "scores.jsonl", self.samples)
+
+    @classmethod
+    def open(cls, workspace: Workspace, id: str) -> "ScoreTable":
+        """Raises NotFound when there is no such table, BadFile when it is damaged."""
+        folder = workspace.root / "scores" / "tables" / id
+        if id not in {info["id"] for info in list_tables(workspace)}:
+            raise NotFound(f"There are no scores {id!r}: score the source again.")
+        return cls(read_json(folder / "table.json"), read_samples(folder / "scores.jsonl"))
+
+
+def list_tables(workspace: Workspace) -> list[dict[str, Any]]:
+    """What table.json says of every table, newest first."""
+    files = (workspace.root / "scores" / "tables").glob("[!.]*/table.json")
+    return sorted((read_json(file) for file in files), key=lambda info: str(info["created"]), reverse=True)
+
+
+def write_samples(path: Path, samples: Iterable[ScoredSample]) -> None:
+    lines = (json.dumps(asdict(sample), ensure_ascii=False, allow_nan=False) + "\n" for sample in samples)
+    write_atomic(path, "".join(lines))
+
+
+def read_samples(path: Path) -> list[ScoredSample]:
+    """Raises BadFile, with the line, where a line is no scored sample."""
+    samples = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
+        try:
+            samples.append(ScoredSample(**json.loads(line)))
+        except (ValueError, TypeError):
+            raise BadFile(f"Line {number} of {path} is damaged: score the source again.") from None
+    return samples
+
+
+def sample_fingerprint(record: Record) -> str:
+    """16 hex digits of what a model reads of a record: turns and answers, not where they come from."""
+    content = [[[m.role, m.content] for m in record.messages], record.chosen, record.rejected]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+class Cache:
+    """Sums kept per sample and form, for one model in one precision under one template: scores/cache/<key>.jsonl.
+
+    A line is appended as soon as it is known and carries a checksum of its own. A line that does not fit it (a killed
+    worker, a full disk, an editor) is dropped, and its sample is scored again.
+    """
+
+    def __init__(self, workspace: Workspace, facts: Mapping[str, str]):
+        key = hashlib.sha256(json.dumps({**facts, "version": "1"}, sort_keys=True).encode()).hexdigest()[:24]
+        self.path = workspace.root / "scores" / "cache" / f"{key}.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._known: dict[str, Sums] = {}
+        with locked(self.path.with_suffix(".lock")):
+            self._read()
+
+    def get(self, sample: str, form: str) -> Sums | None:
+        return self._known.get(f"{sample} {form}")
+
+    def put(self, found: Mapping[tuple[str, str], Sums]) -> None:
+        """Add the sums of some (sample fingerprint, form); they are on disk when this returns."""
+        new = {f"{sample} {form}": sums for (sample, form), sums in found.items()}
+        lines = "".join(_line(key, sums) for key, sums in new.items())
+        with locked(self.path.with_suffix(".lock")), open(self.path, "ab") as file:
+            file.write(lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self._known |= new
+
+    def _read(self) -> None:
+        if not self.path.exists():
+            return
+        lines = self.path.read_bytes().split(b"\n")
+        good = [line for line in lines if self._take(line)]
+        if len(good) != len(lines) - 1:  # after the last newline nothing stands
+            write_atomic(self.path, "".join(line.decode() + "\n" for line in good))
+
+    def _take(self, line: bytes) -> bool:
+        match = re.fullmatch(rb"([0-9a-f]{8}) (\S+ \S+) (\[.*\])", line)
+        if not match or match[1] != _checksum(match[2] + match[3]):
+            return False
+        self._known[match[2].decode()] = Sums(*json.loads(match[3]))
+        return True
+
+
+def _line(key: str, sums: Sums) -> str:
+    values = json.dumps(list(asdict(sums).values()), allow_nan=False)
+    return f"{_checksum((key + values).encode()).decode()} {key} {values}\n"
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest()[:8].encode()
