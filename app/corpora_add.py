@@ -54,11 +54,22 @@ def form() -> None:
         _common()
         with st.expander("More options", key="corpora_more"):
             _more(way or UPLOAD)
-        if problem := st.session_state.get(_ERROR):
+        if problem := _problem():
             show.error(problem)
         st.button(
             "Add corpus", type="primary", icon=":material/add:", key="corpora_add", on_click=_submit, args=(_number(),)
         )
+
+
+def _problem() -> MixcptError | None:
+    """Why the last attempt failed, as long as the form is as it was then."""
+    problem, filled_in = st.session_state.get(_ERROR) or (None, None)
+    return problem if filled_in == _filled_in() else None
+
+
+def _filled_in() -> dict[str, Any]:
+    fields = [f"corpora_{field}" for field in (*_BLANK, "way", "replace", "model")] + [_files_key()]
+    return {field: st.session_state.get(field) for field in fields}
 
 
 def _number() -> int:
@@ -200,7 +211,7 @@ def _submit(number: int) -> None:
     try:
         job = _queue(st.session_state.get("corpora_way") or UPLOAD)
     except MixcptError as problem:
-        st.session_state[_ERROR] = problem
+        st.session_state[_ERROR] = problem, _filled_in()
         return
     st.toast(f"{plain(job.label)} is being made", icon=":material/library_add:")
     st.session_state[_FORM] = number + 1
@@ -217,15 +228,24 @@ def _queue(way: str) -> Job:
         files = st.session_state.get(_files_key()) or []
         if not files:
             raise BadInput("No file is chosen: drag files into the box, or look for them with its button.")
+        _check_named()
         return shelf.add_uploads(workspace, options, [(file.name, file) for file in files], model, replace)
     if way == FOLDER:
+        if not _field("path"):
+            raise BadInput("Choose a folder or file first.")
         options["files"] = [str(check_path(workspace, _field("path")))]
     else:
         if not _field("hub"):
             raise BadInput("No data set is named: type its id, for example owner/name.")
         options |= {"hub": _field("hub"), "split": _field("hub_split") or "train"}
         options |= {"hub_config": _field("hub_config") or None, "hub_dir": _field("hub_dir") or None}
+    _check_named()
     return shelf.add(workspace, shelf.spec_of(options), model, replace)
+
+
+def _check_named() -> None:
+    if not _field("name"):
+        raise BadInput("Give the corpus a name.")
 
 
 def _options() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The shelf of corpora, and one of them: what it holds, how it was made, how long its documents are."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -12,7 +13,7 @@ from mixcpt.builtin import SOURCES
 from mixcpt.corpus import Corpus, corpus_names, list_corpora
 from mixcpt.errors import MixcptError
 from mixcpt.intake import MAX_LISTED
-from mixcpt.manifest import Manifest, SplitInfo
+from mixcpt.manifest import Manifest, RefusedItem, SplitInfo
 from mixcpt.palette import KIND_WORDS, KINDS
 
 BUILTIN = {
@@ -22,6 +23,7 @@ BUILTIN = {
     "builtin/preferences": "General questions, each with a better and a worse answer.",
     "builtin/general": "General prose that is never trained on: forgetting is measured on it.",
 }
+_LINES_NAMED = 3
 _LIST, _NAME, _PROBLEM = "corpora_list", "corpus", "corpora_delete_problem"
 _READER = ("corpora_view", "corpora_split", "corpora_document", "corpora_find", "corpora_part")
 
@@ -148,7 +150,7 @@ def heading(corpus: Corpus) -> None:
         "Documents": count(manifest.documents),
         "Tokens": count(manifest.tokens),
         "Size": size(manifest.bytes),
-        "Held out": f"{manifest.split.fraction:.1%} of tokens",
+        "Held out": f"{100 * manifest.split.fraction:.1f} % of tokens",
     }
     for column, (label, value) in zip(st.columns([1.3, 1, 1, 1, 1.4]), facts.items(), strict=True):
         column.metric(label, value)
@@ -173,6 +175,7 @@ def report(corpus: Corpus) -> None:
     if manifest.exact_duplicates:
         st.markdown(f"{_many(manifest.exact_duplicates, 'exact duplicate')} left out: the same text again.")
     if manifest.files:
+        noted = any(file.note for file in manifest.files)
         st.subheader("Files")
         st.dataframe(
             [
@@ -181,32 +184,59 @@ def report(corpus: Corpus) -> None:
                     "Size": size(file.bytes) if file.bytes else "–",
                     "Documents": file.documents,
                     "SHA-256": file.sha256[:12],
-                    "Note": printable(file.note),
                 }
+                | ({"Note": printable(file.note)} if noted else {})
                 for file in manifest.files
             ],
             hide_index=True,
             key="corpora_files_table",
+            column_config={
+                "SHA-256": st.column_config.TextColumn(
+                    help="The beginning of the file's fingerprint: two files with the same one are the same file."
+                )
+            },
         )
     st.subheader("Left out")
     if not manifest.refused:
         st.markdown("Everything could be used.")
         return
-    more = f", the first {count(MAX_LISTED)} are shown" if manifest.refused_total > len(manifest.refused) else ""
+    more = (
+        f", the first {count(MAX_LISTED)} are counted below" if manifest.refused_total > len(manifest.refused) else ""
+    )
     st.markdown(f"{_many(manifest.refused_total, 'item')} could not be used{more}.")
     st.dataframe(
-        [
-            {
-                "File": printable(item.file),
-                "Line": count(item.line) if item.line else "whole file",
-                "Reason": printable(item.reason),
-            }
-            for item in manifest.refused
-        ],
+        _refused_rows(manifest.refused),
         hide_index=True,
         key="corpora_refused",
-        column_config={"Line": st.column_config.TextColumn(width=90), "Reason": st.column_config.TextColumn(width=640)},
+        column_config={
+            "Items": st.column_config.NumberColumn(format="localized", width=70),
+            "Lines": st.column_config.TextColumn(width=150),
+            "Reason": st.column_config.TextColumn(width=640),
+        },
     )
+
+
+def _refused_rows(refused: Sequence[RefusedItem]) -> list[dict[str, Any]]:
+    """One row for each file and reason, with how often it occurs and in which lines first."""
+    lines: dict[tuple[str, str], list[int]] = {}
+    for item in refused:
+        lines.setdefault((item.file, item.reason), []).append(item.line)
+    return [
+        {
+            "File": printable(file),
+            "Items": len(found),
+            "Lines": _first_lines([line for line in found if line]),
+            "Reason": printable(reason),
+        }
+        for (file, reason), found in lines.items()
+    ]
+
+
+def _first_lines(lines: Sequence[int]) -> str:
+    """The first few line numbers; none are known of a file that was refused as a whole."""
+    if not lines:
+        return "whole file"
+    return ", ".join(map(count, lines[:_LINES_NAMED])) + (", …" if len(lines) > _LINES_NAMED else "")
 
 
 def held_out_words(split: SplitInfo) -> str:
@@ -218,7 +248,7 @@ def held_out_words(split: SplitInfo) -> str:
         "given": "Which ones was laid down in advance.",
     }[split.method]
     return (
-        f"**{count(split.heldout.tokens)} tokens are held out** ({split.fraction:.1%}; "
+        f"**{count(split.heldout.tokens)} tokens are held out** ({100 * split.fraction:.1f} %; "
         f"{_many(split.heldout.documents, 'piece')}), {count(split.train.tokens)} are for training. No training reads "
         f"the held-out part, so it shows what was really learned. {how}"
     )

@@ -2,17 +2,18 @@
 
 A widget always shows the value of the config it is drawn from, or what was `typed` in its place and is not valid yet.
 A change reaches `on_change` before the page runs again, with the dotted setting and its new value, so the page decides
-what to do with it. Label, unit, level, help and bounds lie in the model (`mixcpt.settings.setting`).
+what to do with it. Label, unit, level and help lie in the model (`mixcpt.settings.setting`), and so do the bounds:
+a widget takes any number, and `in_words` says what the config answered.
 It gives up lists of models: those get pages of their own.
 """
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 import streamlit as st
-from annotated_types import Ge, Gt, Le, Lt
 
 from app.words import plain, printable
 from mixcpt.presets import OPTIONS, value_at
@@ -33,8 +34,6 @@ class Field:
     level: Level
     help: str
     default: Any
-    least: float | None
-    most: float | None
 
     @property
     def optional(self) -> bool:
@@ -66,9 +65,20 @@ def fields(model: type[Config], prefix: str = "") -> Iterator[Field]:
                 level=extra["level"],
                 help=info.description or "",
                 default=None if info.is_required() else info.get_default(call_default_factory=True),
-                least=_bound(info.metadata, lower=True),
-                most=_bound(info.metadata, lower=False),
             )
+
+
+def in_words(model: type[Config], problem: str) -> str:
+    """A refusal of the config with the label of the setting in place of its dotted name."""
+    labels = {one.path: one.label for one in fields(model)}
+
+    def reworded(match: re.Match[str]) -> str:
+        path, value, rule = match.groups()
+        if path not in labels:
+            return match.group()
+        return f"{labels[path]} is {value.removesuffix('.0')}, but {rule.replace('should', 'must', 1)}"
+
+    return re.sub(r"'([a-z_.]+)' is ([^,]+), but: (?:input )?(should\b)", reworded, problem, count=1)
 
 
 def groups(model: type[Config]) -> dict[str, str]:
@@ -172,11 +182,10 @@ def _literal(one: Field, options: Sequence[str] | None, value: Any, common: dict
 def _number(one: Field, options: Sequence[str] | None, value: Any, common: dict[str, Any]) -> None:
     whole = one.kind is int
     number: Any = int if whole else float  # Streamlit wants all of them to be of one type
-    initial: Any = None if one.optional else "min"
+    initial: Any = None if one.optional else number(0)
+    # No bounds here: the browser would keep a value out of them to itself, and the config refuses it in words.
     st.number_input(
         plain(one.title),
-        min_value=None if one.least is None else number(one.least),
-        max_value=None if one.most is None else number(one.most),
         value=initial,
         step=number(_step(one)),
         format=None if whole else "%e" if _is_tiny(one) else "%g",
@@ -233,15 +242,3 @@ def _unescaped(text: str) -> str:
 
 def _is_list_of_models(kind: Any) -> bool:
     return get_origin(kind) is list and isinstance(get_args(kind)[0], type) and issubclass(get_args(kind)[0], Config)
-
-
-def _bound(rules: Sequence[Any], lower: bool) -> Any:
-    """The least or the greatest value that pydantic's rules let pass; one that is itself excluded counts, too, and the
-    config refuses it in words."""
-    for rule in rules:
-        match rule:
-            case Ge(ge=bound) | Gt(gt=bound) if lower:
-                return bound
-            case Le(le=bound) | Lt(lt=bound) if not lower:
-                return bound
-    return None

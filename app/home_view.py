@@ -89,6 +89,13 @@ def machine_card() -> None:
         _machine()
 
 
+_HELD = {
+    "fp32": "32 bits (fp32), which this processor computes fastest",
+    "bf16": "16 bits (bf16), which suits this machine best",
+    "nf4": "4 bits (QLoRA), which saves the most memory",
+}
+
+
 @st.fragment(run_every=5)
 def _machine() -> None:
     """Free memory moves, and the first look at the machine is a job that ends some time."""
@@ -104,7 +111,8 @@ def _machine() -> None:
         ("Disk", f"{found.disk_free_gb:.0f} GB free"),
     ]
     st.markdown("  \n".join(f"**{name}**  {plain(words)}" for name, words in rows))
-    st.caption(f"Models are held in **{found.precision}**: {plain(found.why)}.")
+    words = f"Models are held in {_HELD[found.precision]}."
+    st.caption(words, help=plain(f"{found.why[:1].upper()}{found.why[1:]}."))
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ def _needs(draft: Draft, facts: machine.Machine | None) -> None:
     time, memory = st.columns(2)
     time.metric("Training", f"≈ {_clock(here.needed.seconds)}", help=_time_help(here))
     memory.metric("Memory", f"≈ {here.needed.memory_bytes / 1e9:.1f} GB", help=_memory_help(here))
+    if draft.stage.evaluation.tasks:
+        st.caption("The questions at the end take some time more.")
     share = min(1.0, here.needed.memory_bytes / max(here.free_bytes, 1))
     st.progress(share, text=f"{share:.0%} of the {here.free_bytes / 1e9:.1f} GB that are free")
 
@@ -160,6 +162,8 @@ def _fix_words(stage: Stage, fix: dict[str, object]) -> str:
     """What a click will set, in the words of the form."""
     labels = {one.path: one.label for one in forms.fields(type(stage))}
     path, value = next(iter(fix.items()))
+    if path == "evaluation.tasks":
+        return "Leave these questions out"
     more = " and more" if len(fix) > 1 else ""
     if path not in labels or isinstance(value, list):
         return "Do that"

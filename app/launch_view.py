@@ -72,7 +72,7 @@ def change(draft_id: str, changes: dict[str, Any]) -> None:
         if _FILES & waiting.changes.keys():
             check_files(state.workspace(), stage)
     except MixcptError as problem:
-        waiting.problem = str(problem).removeprefix("In these changes: ")
+        waiting.problem = forms.in_words(config.Stage, str(problem).removeprefix("In these changes: "))
         return
     state.save_draft(draft.model_copy(update={"stage": stage}))
     forget_typed(draft_id)

@@ -249,11 +249,17 @@ def _add(draft: Draft, known: dict[str, str], mixed: Sequence[Entry]) -> None:
 
 
 def _appended(mixed: list[Entry], name: str, kind: str) -> list[Entry]:
-    """A corpus of documents that somebody adds is most likely the field; it takes the atlas' place as such."""
+    """A corpus of documents that somebody adds is most likely the field. It takes the atlas' place as such, or an equal
+    part of what the field has already."""
     mixed = _without(mixed, name)
     is_field = kind == "documents" and not name.startswith("builtin/")
     share = 10.0
     if is_field and (atlas := [one for one in mixed if one["source"] == "builtin/atlas" and one["domain"]]):
         share = atlas[0]["share"] or share
         mixed = _without(mixed, "builtin/atlas")
+    elif is_field and (field := [one for one in mixed if one["domain"]]):
+        total = sum(one["share"] for one in field)
+        if total:
+            share = round(total / (len(field) + 1), 4)
+            mixed = _scaled(mixed, [one["source"] for one in field], total - share)
     return [*mixed, {"source": name, "share": share, "domain": is_field}]

@@ -261,7 +261,7 @@ def _tiles(now: RunSummary, run: Run) -> list[tuple[str, str, str]]:
         ("Tokens read", count(now.tokens), f"Of about {count(most)}; a text that is repeated counts each time."),
         (
             "Speed",
-            f"{how_far.tokens_per_second:,.0f} /s" if how_far else "–",
+            f"{how_far.tokens_per_second:,.0f} tokens/s" if how_far else "–",
             "Tokens per second in the last steps, measuring left out.",
         ),
         ("Took", duration(training["seconds"]), "Time of training, measures on the way included.")
@@ -293,6 +293,10 @@ def _figure(name: str, folder: Path, metrics: Stamp) -> go.Figure:
 
 
 def _curves(now: RunSummary) -> None:
+    if now.state in MOVING and not Run(state.workspace().runs / now.id).losses():
+        first = "The base model is being measured first; the" if now.state == "running" else "The"
+        st.caption(f"{first} curves begin with the first step.")
+        return
     _chart(now, "Gained and forgotten", "forgetting_curve")
     st.caption("Measured on texts that the model never trains on. Lower is better; dotted lines are the base model.")
     left, right = st.columns(2, gap="medium")

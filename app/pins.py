@@ -16,18 +16,16 @@ def pin_button(experiment: str, chart: str, subjects: Sequence[str], *, key: str
     if experiment:
         _button(experiment, chart, subjects, key, caption)
         return
-    with st.popover(
-        "Pin", icon=":material/keep:", type="tertiary", help="Pin this chart to a notebook", key=f"{key}_ask"
-    ):
+    with st.popover("Pin", icon=":material/keep:", type="tertiary", key=f"{key}_ask"):
         names = [experiment.name for experiment in experiments(state.workspace())]
         if not names:
             st.markdown("There is no experiment yet: launch a run, and its notebook opens.")
             return
         chosen = st.selectbox("Notebook of", names, key=f"{key}_experiment")
-        _button(chosen, chart, subjects, key, caption)
+        _button(chosen, chart, subjects, key, caption, label="Pin it")
 
 
-def _button(experiment: str, chart: str, subjects: Sequence[str], key: str, caption: str) -> None:
+def _button(experiment: str, chart: str, subjects: Sequence[str], key: str, caption: str, label: str = "Pin") -> None:
     notebook = Notebook(state.workspace(), experiment)
     where = f"the notebook of {plain(experiment)}"
     try:
@@ -41,7 +39,7 @@ def _button(experiment: str, chart: str, subjects: Sequence[str], key: str, capt
         )
         return
     st.button(
-        "Pin",
+        label,
         icon=":material/keep:",
         type="tertiary",
         key=key,

@@ -104,8 +104,12 @@ def _actions(now: RunSummary, run: Run) -> None:
                 help="Puts the same settings into Launch, where you change what you like.",
             ):
                 _clone(now, run)
-            if not now.recorded and st.button(
-                "Run again", key="runs_again", icon=":material/replay:", help="The same once more, as a new run."
+            if (
+                not now.recorded
+                and now.state not in MOVING
+                and st.button(
+                    "Run again", key="runs_again", icon=":material/replay:", help="The same once more, as a new run."
+                )
             ):
                 _run_again(run)
         if st.button("Delete", key="runs_delete", icon=":material/delete:", disabled=now.state in MOVING):

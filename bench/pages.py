@@ -168,6 +168,7 @@ def main() -> None:
             start_training(workspace)
         server, port = serve(workspace)
         try:
+            asyncio.run(measure(port, {"home": ""}, 0))  # the first session starts the supervisor
             if not options.idle:
                 wait_for_training(workspace)
             queries = {page: f"draft={draft}" if page in ("mixture", "launch") else "" for page in PAGES}

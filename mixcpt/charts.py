@@ -49,9 +49,6 @@ def shares(reports: Iterable[Any]) -> go.Figure:
         orientation="h",
         width=0.62,
         marker={"color": [source_colour(source["kind"], source["domain"]) for source in sources]},
-        text=[f"{100 * source['realised_share']:.1f} % · {_times(source['epochs'])}" for source in sources],
-        textposition="auto",
-        cliponaxis=False,
         name="realised",
         showlegend=False,
         hovertext=[_source_hover(source) for source in sources],
@@ -65,12 +62,27 @@ def shares(reports: Iterable[Any]) -> go.Figure:
         name="requested",
         hovertemplate="requested: %{x:.1f} % of the tokens<extra></extra>",
     )
+    most = 100 * max(max(source["realised_share"], source["requested_share"]) for source in sources)
+    figure.add_scatter(  # a column of its own, where no mark can lie across a word
+        y=places,
+        x=[1.04 * most] * len(sources),
+        text=[f"{100 * source['realised_share']:.1f} % · {_times(source['epochs'])}" for source in sources],
+        mode="text",
+        textposition="middle right",
+        cliponaxis=False,
+        showlegend=False,
+        hoverinfo="skip",
+    )
     frame(figure, "shares", x="share of the tokens (%)", height=110 + 38 * len(sources))
-    most = max(max(source["realised_share"], source["requested_share"]) for source in sources)
-    figure.update_xaxes(range=[0, 104 * most])
+    figure.update_xaxes(range=[0, 1.6 * most], tickvals=_ticks(most))
     names = [label(source["source"], 28) for source in sources]
     figure.update_yaxes(tickvals=places, ticktext=names, autorange="reversed", showgrid=False)
     return figure
+
+
+def _ticks(most: float) -> list[int]:
+    """Percentages up to the longest bar; none below the column of words."""
+    return list(range(0, int(most) + 1, 5 if most <= 25 else 10 if most <= 50 else 20))
 
 
 def _times(epochs: float) -> str:

@@ -87,8 +87,9 @@ class _Flight:
 
     @cached_property
     def jobs_before(self) -> int:
+        """Runs, however many jobs each of them has, and the jobs that belong to none."""
         jobs = (job for job in Jobs(self.workspace).all() if job.kind in ACCELERATOR_KINDS)
-        return sum(job.state in ("queued", "running") for job in jobs)
+        return len({job.run or job.id for job in jobs if job.state in ("queued", "running")})
 
     @cached_property
     def manifests(self) -> dict[str, Manifest]:
@@ -246,7 +247,8 @@ def _measures(flight: _Flight) -> Iterator[Finding]:
     if "atlas" in tasks and "builtin/atlas" not in flight.stage.mixture.target_tokens():
         yield Finding(
             "note",
-            "The questions about the atlas are asked, but the mixture does not hold the atlas: leave them out.",
+            "The run asks questions about the built-in atlas, but your mixture does not hold it: they would only "
+            "measure guessing.",
             {"evaluation.tasks": [task for task in tasks if task != "atlas"]},
         )
 

@@ -182,10 +182,11 @@ def test_shares_show_what_was_asked_for_and_what_came() -> None:
     }  # fmt: skip
     other = source | {"domain": False, "requested_share": 0.4, "realised_share": 0.42, "epochs": 0.5}
     figure = charts.shares([source, other])
-    bars, marks = figure.data
+    bars, marks, words = figure.data
     assert [*bars.x, *marks.x] == pytest.approx([58, 42, 60, 40])
     assert list(bars.marker.color) == [palette.DOMAIN, palette.KINDS["documents"]]
-    assert list(bars.text) == ["58.0 % · read 2.0 times", "42.0 % · 50 % of it read"]
+    assert list(words.text) == ["58.0 % · read 2.0 times", "42.0 % · 50 % of it read"]
+    assert min(words.x) > 60 and list(figure.layout.xaxis.tickvals) == [0, 20, 40, 60]
     assert SAFE in bars.hovertext[0] and "<b>x" not in figure.to_json()
 
 

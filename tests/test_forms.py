@@ -9,6 +9,7 @@ from app import forms
 from app.words import plain
 from mixcpt.config import Stage, override
 from mixcpt.drafts import default_stage
+from mixcpt.errors import BadConfig
 from mixcpt.presets import value_at
 
 FIELDS = list(forms.fields(Stage))
@@ -101,6 +102,23 @@ def test_a_number_that_may_be_empty_can_be_emptied() -> None:
     app = drawn()
     widgets(app)["t_evaluation.items"].set_value(None).run()
     assert app.session_state["told"] == {"evaluation.items": None}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("training.learning_rate", 0.0, "Learning rate is 0, but must be greater than 0."),
+        ("adapter.rank", -3, "LoRA rank is -3, but must be greater than or equal to 1."),
+    ],
+)
+def test_a_refusal_names_the_label(path: str, value: float, sentence: str) -> None:
+    with pytest.raises(BadConfig) as refused:
+        override(default_stage(), {path: value})
+    assert path in str(refused.value)
+    assert forms.in_words(Stage, str(refused.value)) == f"In these changes: {sentence}"
+    assert forms.in_words(Stage, "The corpus 'x' is gone, but: take it out.") == (
+        "The corpus 'x' is gone, but: take it out."
+    )
 
 
 def test_at_most_eight_fields_are_basic() -> None:

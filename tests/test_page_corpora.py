@@ -239,13 +239,14 @@ def test_the_report_shows_refusals_as_text(studio: Workspace, tmp_path: Path, ti
 
     path = tmp_path / "<b>.jsonl"
     lines = [f'{{"text": "document number {number:04}"}}' for number in range(100)]
-    path.write_text("\n".join([*lines, "broken", lines[0]]))
+    path.write_text("\n".join([*lines, "broken", lines[0], "broken"]))
     ingest(studio, "mine", [path], tokenizer=tiny_tokenizer)
     app = page(corpus="mine")
     assert "1 exact duplicate left out" in made.texts(app)
     listed, refused = (table.value for table in app.dataframe)
     assert (listed["File"][0], listed["Documents"][0], len(listed["SHA-256"][0])) == ("<b>.jsonl", 100, 12)
-    assert (refused["Line"][0], refused["Reason"][0].startswith("not JSON")) == ("101", True)
+    assert list(refused["Items"]) == [2]  # alike, so in one line
+    assert (refused["Lines"][0], refused["Reason"][0].startswith("not JSON")) == ("101, 103", True)
 
 
 def test_how_the_held_out_part_was_made_in_words() -> None:
@@ -253,7 +254,7 @@ def test_how_the_held_out_part_was_made_in_words() -> None:
         totals = [Totals(documents=d, tokens=t) for d, t in ((95, 1900), (5, 100))]
         return held_out_words(SplitInfo(seed=3, method=method, fraction=0.05, train=totals[0], heldout=totals[1]))
 
-    assert said("documents").startswith("**100 tokens are held out** (5.0%; 5 pieces), 1,900 are for training.")
+    assert said("documents").startswith("**100 tokens are held out** (5.0 %; 5 pieces), 1,900 are for training.")
     assert "(seed 3)" in said("documents") and "sections" in said("sections") and "in advance" in said("given")
 
 

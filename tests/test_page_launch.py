@@ -75,6 +75,17 @@ def test_what_does_not_fit_stays_typed_and_stops_the_launch(studio: Workspace) -
     assert (training.rows_at_once, training.rows_per_step) == (3, 6) and not go(app).disabled
 
 
+def test_a_number_out_of_bounds_is_told_in_words_until_it_is_settled(studio: Workspace) -> None:
+    app = open_page("launch")
+    rate = "launch_training.learning_rate"
+    app.number_input(key=rate).set_value(0.0).run()
+    assert "Learning rate is 0, but must be greater than 0." in texts(app).replace("\\", "") and go(app).disabled
+    assert app.number_input(key=rate).value == 0
+    app.number_input(key=rate).set_value(1e-3).run()
+    assert not app.error and not go(app).disabled
+    assert draft_on_disk(studio, app).stage.training.learning_rate == 1e-3
+
+
 def test_an_experiment_gets_a_name_that_can_be_a_folder(studio: Workspace) -> None:
     app = open_page("launch")
     app.text_input(key="launch_experiment").set_value("My Fiëld (2)").run()

@@ -171,6 +171,16 @@ def test_a_corpus_of_ones_own_takes_the_place_of_the_atlas(ready: Workspace) -> 
     assert not app.exception
 
 
+def test_another_corpus_of_ones_own_gets_an_equal_part_of_the_field(ready: Workspace) -> None:
+    draft = made_draft(ready, [SOURCES[0], {"source": "builtin/replay", "share": 20, "domain": False}])
+    opened(ready, draft).selectbox(key="mixture_add").set_value("world").run()
+    assert [(one.source, one.share, one.domain) for one in sources(ready, draft)] == [
+        ("field", 30, True),
+        ("builtin/replay", 20, False),
+        ("world", 30, True),
+    ]
+
+
 def test_a_source_is_marked_as_the_field_and_taken_out(ready: Workspace) -> None:
     draft = made_draft(ready)
     app = opened(ready, draft)

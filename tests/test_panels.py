@@ -75,7 +75,7 @@ def test_figures_of_a_running_run(studio: Workspace) -> None:
     run = made_run(studio, state="running", message="step 5 of 10")
     app = open_page("runs", run=run.id)
     values = {metric.label: metric.value for metric in app.metric}
-    assert values["Tokens read"] == "5,120" and values["Speed"] == "128 /s" and values["Memory"] == "2.0 GB"
+    assert values["Tokens read"] == "5,120" and values["Speed"] == "128 tokens/s" and values["Memory"] == "2.0 GB"
     assert values["Time left"] == "~ 56 seconds"
     assert values["Gain in the field"].startswith("+0.") and "Took" not in values
 

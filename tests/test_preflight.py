@@ -66,7 +66,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "no domain measure": ({"measures__domain_tokens": 0}, "gain in the field", "warning"),
     "no general measure": ({"measures__general_tokens": 0}, "measure the forgetting", "warning"),
     "contamination": ({"measures__general": "world"}, "also trained on", "warning"),
-    "no atlas": ({"evaluation__tasks": ["general", "atlas"]}, "leave them out", "note"),
+    "no atlas": ({"evaluation__tasks": ["general", "atlas"]}, "only measure guessing", "note"),
     "nf4 on a processor": ({"model__precision": "nf4"}, "slow on a processor", "warning"),
     "no such GPU": ({"model__device": "cuda"}, "no GPU", "stop"),
 }  # fmt: skip
@@ -119,6 +119,9 @@ def test_long_runs_and_queues_are_told(ready: Workspace) -> None:
     made_job(ready, "train", "queued")
     made_job(ready, "doctor", "queued")
     assert found(ready, stage_with(), "There is one job before it") is not None
+    for kind in ("train", "evaluate"):
+        made_job(ready, kind, "queued", run="one-run")
+    assert found(ready, stage_with(), "There are 2 jobs before it") is not None
 
 
 def test_rows_much_longer_than_documents_are_told(ready: Workspace) -> None:
