@@ -13,7 +13,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
-from mixcpt import mixture, recorded
+from mixcpt import doctor, mixture, recorded
 from mixcpt.drafts import Drafts
 from mixcpt.modelstore import ensure_model
 from mixcpt.notebook import Notebook
@@ -33,6 +33,7 @@ Plain training on the documents alone forgets most. Both LSSD and mixing in gene
 def prepare(workspace: Workspace) -> dict[str, str]:
     """Fill the workspace; returns the address of each picture."""
     model = ensure_model(workspace, "smollm2-135m", progress=print)
+    doctor.machine(workspace)
     runs = recorded.add(workspace)
     draft = Drafts(workspace).create()
     mixture.prepare(workspace, draft.stage.mixture, TextTokenizer.from_folder(model))
@@ -43,6 +44,7 @@ def prepare(workspace: Workspace) -> dict[str, str]:
         "corpora": "corpora",
         "corpus": "corpora?corpus=builtin-atlas",
         "mixture": f"mixture?draft={draft.id}",
+        "rows": f"mixture?draft={draft.id}",
         "launch": f"launch?draft={draft.id}",
         "runs": "runs",
         "run": f"runs?run={runs[1].id}",
@@ -67,6 +69,10 @@ def take(
         visit(page, f"{address}/{path}")
         page.wait_for_load_state("networkidle")
         page.wait_for_timeout(1500)  # charts are drawn after the page is
+        if name == "rows":
+            page.get_by_role("heading", name="What the model reads").evaluate("one => one.scrollIntoView()")
+            page.locator(".chip").nth(12).click()
+            page.wait_for_timeout(1500)
         page.screenshot(path=out / f"{name}{suffix}.png")
         print(out / f"{name}{suffix}.png")
     context.close()
