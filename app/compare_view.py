@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from app import show, state
@@ -50,12 +51,24 @@ def _bullets(found: Sequence[Any]) -> str:
     return "\n".join(f"- **{plain(finding.title)}** {finding.words}." for finding in found)
 
 
+def _what(rows: Sequence[Row]) -> tuple[Any, ...]:
+    """All that the figures depend on: which runs, under which titles, and up to where each was read."""
+    return tuple((row["run"], row["title"], row["tokens"], len(row["curve"]), len(row)) for row in rows)
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def _figure(name: str, what: tuple[Any, ...], _rows: Sequence[Row]) -> go.Figure:
+    """Kept for all sessions: drawing takes longer than all the rest of the page."""
+    drawn = {"plane": charts.plane, "questions": charts.questions}
+    return drawn[name](_rows) if name in drawn else charts.forgetting_curves(_rows, name)
+
+
 def _plane(rows: Sequence[Row]) -> None:
     with st.container(border=True):
         _heading(
             "Gain against forgetting", "plane", rows, "The best place is above and left. Click a point to open it."
         )
-        event = show.chart(charts.plane(rows), key="compare_plane", select=True)
+        event = show.chart(_figure("plane", _what(rows), rows), key="compare_plane", select=True)
         points = event["selection"]["points"]
         titles = {row["run"]: row["title"] for row in rows}
         clicked = next((id for point in points if (id := _run_of(point)) in titles), None)
@@ -87,7 +100,7 @@ def _curves(rows: Sequence[Row]) -> None:
             key="compare_measure",
             label_visibility="collapsed",
         )
-        show.chart(charts.forgetting_curves(rows, measure), key="compare_curves")
+        show.chart(_figure(measure, _what(rows), rows), key="compare_curves")
 
 
 def _heading(words: str, chart: str, rows: Sequence[Row], help: str) -> None:
@@ -111,7 +124,7 @@ def _differences(arms: Sequence[Row]) -> None:
         "seeds": st.column_config.TextColumn("Seeds", width="small"),
     }
     for column in shown:
-        data[column.key] = [arm.get(column.key) for arm in arms]
+        data[column.key] = [_rounded(arm.get(column.key), column.form) for arm in arms]
         config[column.key] = _number(f"{printable(column.title)} ({column.unit})", column)
         intervals = [arm.get(f"{column.key}_ci") for arm in arms]
         if any(intervals):
@@ -122,6 +135,11 @@ def _differences(arms: Sequence[Row]) -> None:
                 help="Half the width of the 95 % interval of the mean over seeds.",
             )  # fmt: skip
     st.dataframe(data, column_config=config, hide_index=True, key="compare_table", placeholder="–")
+
+
+def _rounded(value: Any, form: str) -> Any:
+    """Streamlit's percent shows up to two decimals, which a few dozen questions do not carry."""
+    return round(value, 2) if form == ".0%" and value is not None else value
 
 
 _FORMATS = {",d": "localized", "signed": "%+.3f", ".3f": "%.3f", ".0%": "percent"}
@@ -138,7 +156,7 @@ def _questions(arms: Sequence[Row], rows: Sequence[Row]) -> None:
         _heading(
             "Questions answered right", "questions", rows, "With 95 % intervals; what overlaps is hardly told apart."
         )
-        show.chart(charts.questions(arms), key="compare_questions")
+        show.chart(_figure("questions", _what(rows), arms), key="compare_questions")
 
 
 def _settings(runs: Sequence[Run], rows: Sequence[Row]) -> None:

@@ -157,7 +157,7 @@ def preparing(workspace: Workspace, kind: str, **payload: Any) -> Job | None:
     def same(job: Job) -> bool:
         return all(job.payload.get(key) == value for key, value in payload.items() if key != "accept_terms")
 
-    jobs = [job for job in Jobs(workspace).all() if job.kind == kind]
+    jobs = [job for job, _ in Jobs(workspace).snapshot() if job.kind == kind]
     return next((job for job in reversed(jobs) if same(job)), None)
 
 

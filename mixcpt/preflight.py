@@ -88,8 +88,9 @@ class _Flight:
     @cached_property
     def jobs_before(self) -> int:
         """Runs, however many jobs each of them has, and the jobs that belong to none."""
-        jobs = (job for job in Jobs(self.workspace).all() if job.kind in ACCELERATOR_KINDS)
-        return len({job.run or job.id for job in jobs if job.state in ("queued", "running")})
+        looks = Jobs(self.workspace).snapshot()
+        busy = [job for job, status in looks if job.kind in ACCELERATOR_KINDS and status.state in ("queued", "running")]
+        return len({job.run or job.id for job in busy})
 
     @cached_property
     def manifests(self) -> dict[str, Manifest]:
