@@ -152,10 +152,14 @@ def fingerprint(workspace: Workspace, name: str) -> str:
     return _shipped(name) if name in SOURCES else Corpus.open(workspace, name).manifest.fingerprint
 
 
-@cache
 def _shipped(name: str) -> str:
+    return _hashed_once(name, SOURCES[name], _heldout)
+
+
+@cache
+def _hashed_once(name: str, made: Callable[[], list[Record]], heldout: Callable[[str], set[str] | None]) -> str:
     """What ships does not change while a process lives, so it is read and hashed once."""
-    return _origin(SOURCES[name](), _heldout(name))
+    return _origin(made(), heldout(name))
 
 
 def require_source(workspace: Workspace, name: str) -> None:
