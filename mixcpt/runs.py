@@ -253,6 +253,17 @@ class Runs:
         """The run of this id or unique beginning of one; NotFound with near ids."""
         return Run(self.workspace.runs / find_id(id, self._ids(), "run"))
 
+    def lineage(self, run: Run) -> list[Run]:
+        """The chain that ends with `run`, from the first stage on; a run that continues none is alone.
+
+        Raises:
+            NotFound: a run of the chain was deleted.
+        """
+        chain = [run]
+        while parent := chain[0].info.parent:
+            chain.insert(0, self.get(parent))
+        return chain
+
     def all(self) -> list[Run]:
         """Every run, oldest first."""
         return [Run(self.workspace.runs / id) for id in self._ids()]
