@@ -6,10 +6,11 @@ import streamlit as st
 
 from app import launch_view, state
 from app.words import plain
-from mixcpt import config
+from mixcpt.config import Sft, Stage
 from mixcpt.drafts import Draft, Drafts
-from mixcpt.errors import MixcptError
+from mixcpt.errors import BadConfig, MixcptError
 from mixcpt.launching import check_files, recipe_of
+from mixcpt.recipe import Recipe, uploaded
 from mixcpt.settings import to_yaml
 
 _UPLOAD_MB = 1
@@ -54,20 +55,22 @@ def _take(draft_id: str, key: str) -> None:
         return
     draft = Drafts(state.workspace()).get(draft_id)
     try:
-        found = config.uploaded(file.getvalue(), file.name)
-        stage = found if isinstance(found, config.Stage) else found.cpt
+        found = uploaded(file.getvalue(), file.name)
+        if isinstance(found, Sft):
+            raise BadConfig(f"{file.name} is a run of stage two ({found.stage}): take it to the page Align.")
+        stage = found if isinstance(found, Stage) else found.cpt
         check_files(state.workspace(), stage)
     except MixcptError as problem:
         st.session_state["launch_upload_problem"] = str(problem)[:500]
         return
-    name = draft.experiment if isinstance(found, config.Stage) else found.name
+    name = draft.experiment if isinstance(found, Stage) else found.name
     state.save_draft(draft.model_copy(update={"stage": stage, "experiment": name}))
     launch_view.forget_typed(draft_id)
-    variants = "" if isinstance(found, config.Stage) else _left_out(found)
+    variants = "" if isinstance(found, Stage) else _left_out(found)
     st.session_state["launch_uploaded_note"] = f"The settings are now those of {file.name}.{variants}"
 
 
-def _left_out(recipe: config.Recipe) -> str:
+def _left_out(recipe: Recipe) -> str:
     """A form is one run; what else a recipe says is done by `mixcpt run`."""
     parts = [("variants", recipe.arms), ("tuning", recipe.tune), ("seeds", recipe.seeds), ("corpora", recipe.corpora)]
     named = ", ".join(name for name, value in parts if value)

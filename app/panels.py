@@ -233,7 +233,7 @@ def _figures(now: RunSummary) -> None:
 def _tiles(now: RunSummary, run: Run) -> list[tuple[str, str, str]]:
     """Label, value and explanation of each figure: what was reached, then what it took."""
     training = run.results().get("training", {})
-    how_far = progress(run.config, run.losses(), run.curve())
+    how_far = progress(run.config, run.total_tokens, run.losses(), run.curve())
     left = f"~ {minutes(how_far.seconds_left)}" if how_far and now.state == "running" and now.kind == "train" else "–"
     peak = training.get("peak_memory_bytes") or (how_far.memory_bytes if how_far else None)
     most = max(now.budget_tokens, now.tokens)

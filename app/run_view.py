@@ -11,7 +11,7 @@ from app.panels import MOVING, RUNS
 from app.pins import pin_button
 from app.words import ago, plain, printable, size
 from mixcpt import charts, guesses, recipes
-from mixcpt.config import to_yaml
+from mixcpt.config import Sft, Stage, follow, to_yaml
 from mixcpt.differences import differences
 from mixcpt.drafts import Drafts, default_stage
 from mixcpt.errors import MixcptError
@@ -158,10 +158,11 @@ def _run_again(run: Run) -> None:
 
 
 def _clone(now: RunSummary, run: Run) -> None:
-    if _is_second_click("clone", run):
+    stage = run.config
+    if _is_second_click("clone", run) or not isinstance(stage, Stage):
         return
     drafts = Drafts(state.workspace())
-    draft = drafts.create(run.config) if now.recorded else drafts.create(run.config, now.experiment)
+    draft = drafts.create(stage) if now.recorded else drafts.create(stage, now.experiment)
     state.use_draft(draft)
     st.toast("The settings are copied: change what you like, then launch.", icon=":material/content_copy:")
     st.switch_page(LAUNCH, query_params={"draft": draft.id})
@@ -288,7 +289,8 @@ def _interval(bounds: list[float]) -> str:
 
 def _settings(run: Run) -> None:
     stage = run.config
-    changed = differences(stage, default_stage())
+    usual = default_stage()
+    changed = differences(stage, follow(usual, stage.stage) if isinstance(stage, Sft) else usual)
     st.subheader("Other than usual", anchor=False)
     if changed:
         st.dataframe(

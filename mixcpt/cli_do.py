@@ -7,10 +7,11 @@ from pathlib import Path
 
 from mixcpt import cli_show
 from mixcpt.cli_show import print_json, say
-from mixcpt.config import CorpusSpec, load_recipe, parse_change, validate
+from mixcpt.config import parse_change, validate
 from mixcpt.drafts import Guess
 from mixcpt.errors import BadFile, BadInput
 from mixcpt.jobs import Job, Jobs
+from mixcpt.recipe import CorpusSpec, load_recipe
 from mixcpt.runs import Runs
 from mixcpt.workspace import Workspace, check_name
 

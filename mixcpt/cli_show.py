@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixcpt.config import load_recipe, parse_change
+from mixcpt.config import parse_change
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.jobs import Jobs
+from mixcpt.recipe import load_recipe
 from mixcpt.runs import Run, Runs
 from mixcpt.workspace import Workspace
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mixcpt.config import Config, MixtureConfig, to_yaml
+from mixcpt.config import AnyStage, Config, MixtureConfig, Stage, to_yaml
 from mixcpt.errors import BadInput
 from mixcpt.runs import Run
 from mixcpt.stamps import Kept
@@ -100,9 +100,7 @@ def _row(run: Run, domain_tokens: int | None) -> Row:
         "parent": info.parent,
         "seed": info.seed,
         "model": config.model.name,
-        "retention": config.objective.retention,
-        "ce_weight": config.objective.ce_weight,
-        "retention_weight": config.objective.retention_weight if config.objective.needs_teacher else 0.0,
+        **_objective(config),
         "learning_rate": config.training.learning_rate,
         "settings": hashlib.sha256(to_yaml(config.with_seed(0)).encode()).hexdigest()[:8],  # all of them but the seeds
         "measured_on": config.measures.on,
@@ -126,6 +124,18 @@ def _row(run: Run, domain_tokens: int | None) -> Row:
     if domain_tokens is None:
         row |= _scores(run)
     return row
+
+
+def _objective(stage: AnyStage) -> Row:
+    """What is minimised; of a later stage only which one it is."""
+    if not isinstance(stage, Stage):
+        return {"retention": stage.stage}
+    objective = stage.objective
+    return {
+        "retention": objective.retention,
+        "ce_weight": objective.ce_weight,
+        "retention_weight": objective.retention_weight if objective.needs_teacher else 0.0,
+    }
 
 
 def _nearest(run: Run, curve: Sequence[Row], domain_tokens: int, share: float) -> Row:

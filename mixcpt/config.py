@@ -1,22 +1,23 @@
-"""What a user can set: one pydantic model per part, a `Recipe` that holds them all, and how recipes are read.
+"""What a user can set: one pydantic model per part, and one per stage that holds them: `Stage` (continual
+pre-training), `Sft` and `Dpo`. A chain of stages is a `mixcpt.recipe.Recipe`.
 
 The form in the app, the command line's YAML and the run folder's `config.yaml` are all made from these models. Every
 field says what it is for, its unit, its group and its level; unknown keys are refused by name. Derived numbers are
 methods here, so nobody computes them twice.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-import yaml
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from mixcpt.errors import BadFile
+from mixcpt.errors import BadConfig
+from mixcpt.selection import Rule
 from mixcpt.settings import Config as Config
-from mixcpt.settings import from_yaml as from_yaml
+from mixcpt.settings import load_yaml, setting
 from mixcpt.settings import override as override
 from mixcpt.settings import parse_change as parse_change
-from mixcpt.settings import read_yaml, setting
 from mixcpt.settings import to_yaml as to_yaml
 from mixcpt.settings import validate as validate
 
@@ -210,8 +211,8 @@ class ObjectiveConfig(Config):
         return self.retention != "none" and self.retention_weight > 0
 
 
-class TrainingConfig(Config):
-    """How the adapter is trained."""
+class OptimiserConfig(Config):
+    """How steps are made, in every stage."""
 
     learning_rate: float = setting(
         1e-3,
@@ -227,16 +228,6 @@ class TrainingConfig(Config):
     warmup: float = setting(
         0.05, label="Warm-up", unit="of the steps", ge=0, le=0.9, help="Share of steps in which the rate rises."
     )
-    rows_per_step: int = setting(
-        2, label="Rows per step", unit="rows", ge=1, le=4096, help="Rows whose gradient makes one step."
-    )
-    rows_at_once: int = setting(
-        2,
-        label="Rows at once",
-        unit="rows",
-        ge=1,
-        help="Rows held in memory together; the rest of a step is accumulated. Must divide rows per step.",
-    )
     weight_decay: float = setting(0.0, label="Weight decay", ge=0, le=1, help="Pull of the adapter towards zero.")
     max_gradient_norm: float = setting(
         1.0, label="Gradient clipping", gt=0, help="Longer gradients are shortened to this length."
@@ -245,13 +236,6 @@ class TrainingConfig(Config):
         False,
         label="Save memory",
         help="Recompute activations instead of keeping them: about a third slower, far less memory.",
-    )
-    loss_chunk: int = setting(
-        128,
-        label="Loss chunk",
-        unit="tokens",
-        ge=1,
-        help="Tokens whose logits are held at once while the loss is computed.",
     )
     checkpoint_steps: int = setting(
         20,
@@ -262,18 +246,83 @@ class TrainingConfig(Config):
     )
     seed: int = setting(0, label="Training seed", ge=0, help="Seed of the adapter's initial weights and of dropout.")
 
+
+class TrainingConfig(OptimiserConfig):
+    """How the adapter is trained on the mixture."""
+
+    rows_per_step: int = setting(
+        2, label="Rows per step", unit="rows", ge=1, le=4096, help="Rows whose gradient makes one step."
+    )
+    rows_at_once: int = setting(
+        2,
+        label="Rows at once",
+        unit="rows",
+        ge=1,
+        help="Rows held in memory together; the rest of a step is accumulated. Must divide rows per step.",
+    )
+    loss_chunk: int = setting(
+        128,
+        label="Loss chunk",
+        unit="tokens",
+        ge=1,
+        help="Tokens whose logits are held at once while the loss is computed.",
+    )
+
     @model_validator(mode="after")
     def _accumulation(self) -> Self:
-        if self.rows_per_step % self.rows_at_once:
-            raise ValueError(
-                f"rows_at_once {self.rows_at_once} does not divide rows_per_step {self.rows_per_step}: "
-                f"take rows_at_once from 1 to rows_per_step so that it does, for example 1"
-            )
+        require_divisor("rows_at_once", self.rows_at_once, "rows_per_step", self.rows_per_step)
         return self
 
     @property
     def accumulation(self) -> int:
         return self.rows_per_step // self.rows_at_once
+
+
+class SampleTraining(OptimiserConfig):
+    """How the adapter is trained on samples."""
+
+    learning_rate: float = setting(
+        2e-4,
+        label="Learning rate",
+        level="basic",
+        gt=0,
+        le=1,
+        help="Size of each step. The format is learned by small steps; DPO wants smaller ones than SFT.",
+    )
+    warmup: float = setting(
+        0.1, label="Warm-up", unit="of the steps", ge=0, le=0.9, help="Share of steps in which the rate rises."
+    )
+    epochs: int = setting(
+        1, label="Times through", level="basic", ge=1, le=1000, help="How often every sample is read, in a new order."
+    )
+    samples_per_step: int = setting(
+        4, label="Samples per step", unit="samples", ge=1, le=4096, help="Samples whose gradient makes one step."
+    )
+    samples_at_once: int = setting(
+        1,
+        label="Samples at once",
+        unit="samples",
+        ge=1,
+        help="Samples held in memory together; the rest of a step is accumulated. Must divide samples per step.",
+    )
+
+    @model_validator(mode="after")
+    def _accumulation(self) -> Self:
+        require_divisor("samples_at_once", self.samples_at_once, "samples_per_step", self.samples_per_step)
+        return self
+
+    @property
+    def accumulation(self) -> int:
+        return self.samples_per_step // self.samples_at_once
+
+
+def require_divisor(part: str, at_once: int, whole: str, per_step: int) -> None:
+    """Raises ValueError where a step cannot be made of whole parts."""
+    if per_step % at_once:
+        raise ValueError(
+            f"{part} {at_once} does not divide {whole} {per_step}: take {part} from 1 to {whole} so that it does, "
+            "for example 1"
+        )
 
 
 class MeasureConfig(Config):
@@ -358,158 +407,161 @@ class Stage(Config):
         return override(self, {"mixture.seed": seed, "training.seed": seed})
 
 
-class CorpusSpec(Config):
-    """A corpus that a recipe needs; ingested when the workspace does not have it."""
+TemplateName = Literal["auto", "own", "chatml", "llama3", "zephyr", "alpaca", "question-answer"]
 
-    name: str = setting(label="Corpus", level="basic", help="The name under which sources refer to it.")
-    files: list[str] = setting([], label="Files", help="Files or folders, relative to the recipe.")
-    hub: str | None = setting(
-        None, label="Hub data set", help="Id of a data set on the Hugging Face hub, instead of files."
+
+class SampleConfig(Config):
+    """What a stage learns from: a saved selection, or a rule by which samples are scored and chosen at its start."""
+
+    selection: str | None = setting(
+        None,
+        label="Saved selection",
+        level="basic",
+        help="A selection saved on the Selection page, with what was changed by hand. Empty: the samples are scored "
+        "under the parent run and chosen by the rule below when the run starts.",
     )
-    hub_config: str | None = setting(None, label="Hub configuration", help="Name of the data set's configuration.")
-    hub_dir: str | None = setting(
-        None, label="Hub folder", help="The folder of the data set that is read, for example python; empty reads all."
+    source: str = setting(
+        "builtin/instructions",
+        label="Source",
+        level="basic",
+        help="Where samples come from when no selection is named: built-in instructions or preferences, or a corpus of "
+        "that kind.",
     )
-    split: str = setting("train", label="Hub split", help="Which split of the hub data set.")
-    limit: int | None = setting(
-        None, label="Records at most", unit="records", ge=1, help="Reads only the first N records."
+    candidates: int | None = setting(
+        None,
+        label="Candidates",
+        unit="samples",
+        ge=1,
+        help="Scores only so many samples of the source, drawn by a fixed seed. Empty scores all.",
     )
-    kind: Literal["documents", "instructions", "preferences"] | None = setting(
-        None, label="Kind", help="Guessed from the columns when empty."
+    max_tokens: int = setting(
+        1024,
+        label="Longest sample",
+        unit="tokens",
+        ge=16,
+        le=131_072,
+        help="Longer samples are left out: half an answer would teach a model to stop in the middle.",
     )
-    text_column: str | None = setting(None, label="Text column", help="Guessed when empty.")
-    where: dict[str, str] = setting(
-        {},
-        label="Only records where",
-        help="Keeps only records whose meta field has this value, for example split: train.",
-    )
+    rule: Rule = setting(label="Rule", help="How samples are chosen when no selection is named.")
 
     @model_validator(mode="after")
-    def _own_name(self) -> Self:
-        if self.name.startswith("builtin-"):
+    def _choosable(self) -> Self:
+        if self.selection is None and self.rule.strategy == "by-hand":
             raise ValueError(
-                f"corpus {self.name!r} has a name kept for built-in sources: choose one without 'builtin-'"
+                "rule.strategy is 'by-hand', but no selection is named: name a saved selection, or choose by a score"
             )
         return self
 
-    @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        if bool(self.files) == bool(self.hub):
-            raise ValueError(f"corpus {self.name!r} needs either files or hub, not {'both' if self.hub else 'neither'}")
-        return self
 
+class PreferenceConfig(Config):
+    """What DPO is told besides the pairs."""
 
-class Arm(Config):
-    """One variant of the recipe's stage."""
-
-    name: str = setting(label="Arm", help="Name of the variant.")
-    set: dict[str, Any] = setting(
-        {}, label="Changes", help="Dotted settings of the stage and their values in this arm."
+    beta: float = setting(
+        0.1,
+        label="Beta",
+        level="basic",
+        gt=0,
+        le=10,
+        help="How dear it is to move away from the reference: low moves far, high stays near.",
     )
-    tuned: str | None = setting(
-        None, label="Tuned like", help="Takes the value that tuning found for this tuning group; see `tune`."
-    )
-    times: float = setting(
-        1.0, label="Times", gt=0, help="Multiplies the tuned value, for example 0.5 for half the rate."
+    reference: str = setting(
+        "parent",
+        label="Reference",
+        help="The frozen model against which preferences are measured: the result of the run that this one continues. "
+        "Named by its id once the run is there; 'base' where there is no such run.",
     )
 
 
-class Tuning(Config):
-    """Short runs on a validation split that choose one setting before the arms start."""
+class Sft(Config):
+    """Supervised fine-tuning on chosen answers: one run as a whole, as its folder keeps it."""
 
-    field: str = setting("training.learning_rate", label="Setting", help="The dotted setting that is chosen.")
-    values: list[float] = setting(label="Values", help="What is tried.", min_length=2)
-    budget_tokens: int = setting(
-        8_000, label="Tokens per try", unit="tokens", ge=64, help="Training tokens of each short run."
+    stage: Literal["sft"] = setting("sft", label="Stage", help="sft: supervised fine-tuning.")
+    model: ModelConfig = setting(ModelConfig(), label="Model", help="The frozen base: that of the parent.")
+    samples: SampleConfig = setting(
+        SampleConfig(rule=Rule(strategy="easiest", score="perplexity_template", count=64)),
+        label="Samples",
+        help="What is learned from.",
     )
-    groups: dict[str, dict[str, Any]] = setting(
-        label="Groups", help="Per tuning group, the dotted changes under which it is tuned.", min_length=1
+    template: TemplateName = setting(
+        "auto",
+        label="Chat template",
+        level="basic",
+        help="How questions and answers are set out. auto: the one saved with the parent, else the model's own. A base "
+        "model brings none: choose one by name; it is saved with the adapter.",
+    )
+    mixture: MixtureConfig = setting(
+        label="Mixture of the knowledge stage", help="Nothing of it is read here: it names the field that is measured."
+    )
+    adapter: AdapterConfig = setting(
+        AdapterConfig(), label="Adapter", help="The parent's, which is trained on; made anew without a parent."
+    )
+    training: SampleTraining = setting(SampleTraining(), label="Training", help="How it is trained.")
+    measures: MeasureConfig = setting(MeasureConfig(), label="Measures", help="What is measured on the way.")
+    evaluation: EvaluationConfig = setting(EvaluationConfig(), label="Evaluation", help="What is asked at the end.")
+
+    def with_seed(self, seed: int | None) -> Self:
+        """The same stage under another seed: of the choice by chance, the mixture and the training."""
+        if seed is None:
+            return self
+        return override(self, {"samples.rule.seed": seed, "mixture.seed": seed, "training.seed": seed})
+
+
+class Dpo(Sft):
+    """Direct preference optimisation on chosen pairs: one run as a whole."""
+
+    stage: Literal["dpo"] = setting("dpo", label="Stage", help="dpo: direct preference optimisation.")  # type: ignore[assignment]
+    samples: SampleConfig = setting(
+        SampleConfig(source="builtin/preferences", rule=Rule(strategy="easiest", score="margin", count=64)),
+        label="Samples",
+        help="The pairs that are learned from.",
+    )
+    training: SampleTraining = setting(SampleTraining(learning_rate=5e-5), label="Training", help="How it is trained.")
+    preference: PreferenceConfig = setting(
+        PreferenceConfig(), label="Preference", help="What is told besides the pairs."
     )
 
 
-class Recipe(Config):
-    """A whole experiment: corpora, one stage, its arms and seeds."""
-
-    name: str = setting(label="Recipe", help="Also the name of the experiment.", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    description: str = setting("", label="Description", help="What it is for, in a sentence.")
-    corpora: list[CorpusSpec] = setting([], label="Corpora", help="Ingested when missing.")
-    cpt: Stage = setting(label="Continual pre-training", help="The knowledge stage.")
-    arms: list[Arm] = setting([], label="Arms", help="Variants of the stage; none means the stage as it stands.")
-    tune: Tuning | None = setting(None, label="Tuning", help="Chooses a setting for the arms beforehand.")
-    seeds: list[Annotated[int, Field(ge=0)]] | None = setting(
-        None, label="Seeds", help="Every arm is run once per seed. Empty: once, with the seeds that the stage names."
-    )
-    max_minutes: float | None = setting(
-        None, label="Time limit", unit="minutes", gt=0, help="Refuses to start a run that is estimated to take longer."
-    )
-
-    def seeds_or_none(self) -> list[int | None]:
-        """The seeds to run under; a single None stands for those that the stage names."""
-        return [*self.seeds] if self.seeds else [None]
-
-    @model_validator(mode="after")
-    def _arms(self) -> Self:
-        names = [arm.name for arm in self.arms]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two arms share a name in {names}: rename one")
-        if self.seeds is not None and len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds {self.seeds} name a seed twice")
-        groups = self.tune.groups if self.tune else {}
-        for arm in self.arms:
-            if arm.tuned is not None and arm.tuned not in groups:
-                raise ValueError(f"arm {arm.name!r} is tuned like {arm.tuned!r}, but tune.groups has {sorted(groups)}")
-            override(self.cpt, arm.set)
-        for name, changes in groups.items():
-            stage = override(self.cpt, changes)
-            if not stage.mixture.domain_sources():
-                raise ValueError(
-                    f"tuning group {name!r} has no field to be judged by: mark one of mixture.sources domain: true"
-                )
-            if stage.measures.domain_tokens == 0:
-                raise ValueError(
-                    f"tuning group {name!r} has no measure to be judged by: set measures.domain_tokens above 0"
-                )
-        return self
+AnyStage = Stage | Sft | Dpo
+STAGES: dict[str, type[Stage] | type[Sft] | type[Dpo]] = {"cpt": Stage, "sft": Sft, "dpo": Dpo}
 
 
-def load_recipe(path: Path, changes: dict[str, Any] | None = None) -> Recipe:
-    """Read a recipe (YAML), apply dotted `changes` on top.
+def read_stage(data: Any, origin: str) -> AnyStage:
+    """Settings as the stage that they say they are; without a word of it, continual pre-training.
 
     Raises:
-        BadFile: the file is missing, a folder, or not YAML.
-        BadConfig: an unknown key or a contradiction.
+        BadConfig: another stage, an unknown key or a contradiction.
     """
-    if path.is_dir():
-        raise BadFile(f"{path} is a folder, but a recipe file was expected: name the .yaml file.")
-    if not path.is_file():
-        raise BadFile(f"There is no recipe at {path}: check the path, or see the folder recipes/.")
-    recipe = validate(Recipe, _settings(path.read_bytes(), str(path)), str(path))
-    return override(recipe, changes) if changes else recipe
+    name = data.get("stage", "cpt") if isinstance(data, dict) else "cpt"
+    if name not in STAGES:
+        raise BadConfig(f"In {origin}: 'stage' is {name!r}, but there are {', '.join(STAGES)}.")
+    return validate(STAGES[name], data, origin)
 
 
-def uploaded(content: bytes, name: str) -> Recipe | Stage:
-    """The recipe, or the one stage, in a YAML file that somebody sent. Aliases (*) are refused: a few lines of them can
-    stand for gigabytes.
+def stage_from_yaml(path: Path) -> AnyStage:
+    """The stage that `to_yaml` wrote. Raises as `from_yaml`."""
+    return read_stage(load_yaml(path), str(path))
+
+
+def follow(before: AnyStage, stage: Literal["sft", "dpo"], changes: dict[str, Any] | None = None) -> Sft:
+    """The stage that comes after `before`: same model, adapter, measures and questions, and what `changes` says
+    (nested or dotted settings).
 
     Raises:
-        BadFile: not YAML, or with aliases. BadConfig: an unknown key or a contradiction.
+        BadConfig: an unknown setting or a contradiction.
     """
-    data = _settings(content, name, aliases=False)
-    return validate(Stage, data, name) if "mixture" in data else validate(Recipe, data, name)
+    kept = {"model", "mixture", "adapter", "measures", "evaluation"}
+    plain = {name: value for name, value in before.model_dump().items() if name in kept}
+    if isinstance(before, Sft):
+        plain["template"] = before.template
+    usual = validate(Dpo if stage == "dpo" else Sft, plain | {"stage": stage}, "the stage before")
+    return override(usual, dict(_dotted(changes or {}, usual.model_dump())))
 
 
-def _settings(content: bytes, origin: str, aliases: bool = True) -> dict[str, Any]:
-    """The top-level keys of a YAML file."""
-    try:
-        text = content.decode("utf-8-sig")
-        if not aliases and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise BadFile(f"{origin} uses YAML aliases (*name), which are not taken: write every value out.")
-        data = read_yaml(text)
-    except RecursionError:
-        raise BadFile(f"{origin} is nested too deeply to be settings: write `key: value` lines.") from None
-    except (yaml.YAMLError, ValueError) as error:  # bytes that are no UTF-8, or a number of thousands of digits
-        reason = " ".join(str(error).replace(' in "<unicode string>",', " in").split())[:200].rstrip(" ^:")
-        raise BadFile(f"{origin} is not valid YAML: {reason}; correct it there, and save it as UTF-8.") from None
-    if not isinstance(data, dict):
-        raise BadFile(f"{origin} holds {type(data).__name__} instead of settings: write `key: value` lines.")
-    return data
+def _dotted(changes: dict[str, Any], known: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as dotted ones, as deep as the config goes."""
+    for name, value in changes.items():
+        below = known.get(name) if isinstance(known, dict) else None
+        if isinstance(value, dict) and isinstance(below, dict):
+            yield from _dotted(value, below, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mixcpt.config import Stage
+from mixcpt.config import AnyStage
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Difference:
     usual: Any
 
 
-def differences(stage: Stage, usual: Stage) -> list[Difference]:
+def differences(stage: AnyStage, usual: AnyStage) -> list[Difference]:
     """The settings of `stage` that are not as in `usual`, in the order of the form."""
     other = {path: value for path, _, value in _leaves(usual)}
     return [

@@ -12,12 +12,13 @@ from typing import Any
 
 from mixcpt import guesses
 from mixcpt.builtin import require_source
-from mixcpt.config import Recipe, Stage
+from mixcpt.config import Stage
 from mixcpt.drafts import Draft, Drafts
 from mixcpt.errors import BadConfig, BadInput, Damaged
 from mixcpt.evaluation import BUILTIN_SETS, question_sets
 from mixcpt.jobs import Job, Jobs
 from mixcpt.modelstore import BUILTIN_MODELS, terms_to_accept
+from mixcpt.recipe import Recipe
 from mixcpt.recipes import submit_run
 from mixcpt.roots import check_path, suggestions
 from mixcpt.runs import Run, Runs

@@ -59,7 +59,7 @@ class Histogram(_Model):
 
 
 class Spec(_Model):
-    """What a corpus was asked to be made of: a `mixcpt.config.CorpusSpec` without its name, files as absolute paths."""
+    """What a corpus was asked to be made of: a `mixcpt.recipe.CorpusSpec` without its name, files as absolute paths."""
 
     files: list[str] = []
     hub: str | None = None

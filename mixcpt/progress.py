@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mixcpt.config import Stage
+from mixcpt.config import AnyStage
 from mixcpt.metrics import Record
 
 RECENT = 20
@@ -29,14 +29,16 @@ class Progress:
         return min(1.0, self.tokens / self.total_tokens)
 
 
-def progress(stage: Stage, losses: Sequence[Record], curve: Sequence[Record]) -> Progress | None:
-    """None before the first step. `losses` and `curve` are those of the run."""
+def progress(
+    stage: AnyStage, total_tokens: int | None, losses: Sequence[Record], curve: Sequence[Record]
+) -> Progress | None:
+    """None before the first step. `total_tokens`, `losses` and `curve` are those of the run."""
     if not losses:
         return None
     last, recent = losses[-1], losses[-RECENT:]
     read = recent[-1]["tokens"] - (losses[-RECENT - 1]["tokens"] if len(losses) > RECENT else 0)
     seconds = sum(record["seconds"] for record in recent)
-    total = max(stage.mixture.total_tokens(), last["tokens"])
+    total = max(total_tokens or 0, last["tokens"])
     steps = (total - last["tokens"]) * len(recent) / read
     return Progress(
         step=last["step"],
@@ -50,7 +52,7 @@ def progress(stage: Stage, losses: Sequence[Record], curve: Sequence[Record]) ->
     )
 
 
-def _measuring(stage: Stage, step: int, steps_left: float, curve: Sequence[Record]) -> float:
+def _measuring(stage: AnyStage, step: int, steps_left: float, curve: Sequence[Record]) -> float:
     """Seconds for the measures that are still to come: every so many steps, and at the end."""
     times = [record["seconds"] for record in curve if "seconds" in record]
     if not times or steps_left <= 0:

@@ -64,7 +64,7 @@ def _title(run: Run) -> str:
 
 def _left(run: Run) -> float | None:
     try:
-        how_far = progress(run.config, run.losses(), run.curve())
+        how_far = progress(run.config, run.total_tokens, run.losses(), run.curve())
     except MixcptError:  # its own page tells what is wrong with it; the queue goes on without this figure
         return None
     return how_far.seconds_left if how_far else None

@@ -1,5 +1,6 @@
 """Samples as they are scored and trained on: rendered, with the answer's place, or refused with the reason."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,8 +30,9 @@ class Text:
     first: int = 1
 
 
-def candidates(corpus: Corpus) -> list[tuple[str, Record]]:
+def candidates(corpus: Corpus, limit: int | None = None) -> list[tuple[str, Record]]:
     """Id and record of every sample that may be chosen: the training side, for what is held out is never trained on.
+    With `limit` so many of them, drawn by a fixed seed, in their order.
 
     Raises:
         BadInput: the source holds documents.
@@ -40,11 +42,14 @@ def candidates(corpus: Corpus) -> list[tuple[str, Record]]:
             f"The source {corpus.manifest.name!r} holds documents, which have no answers to score: take a source of "
             "instructions or preferences."
         )
-    return [
+    found = [
         (document.id, Record.from_json(document.record, document.file, document.line))
         for document in corpus.documents("train")
         if document.record
     ]
+    if limit is None or limit >= len(found):
+        return found
+    return [found[index] for index in sorted(random.Random(0).sample(range(len(found)), limit))]
 
 
 class Reader:

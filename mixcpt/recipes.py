@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from mixcpt import builtin, guesses, machine
 from mixcpt.builtin import require_source
-from mixcpt.config import CorpusSpec, Recipe, Stage, override
+from mixcpt.config import Stage, override
 from mixcpt.corpus import list_corpora
 from mixcpt.drafts import Guess
 from mixcpt.errors import BadConfig, BadInput, MixcptError
@@ -21,6 +21,7 @@ from mixcpt.jobs import Job, Jobs
 from mixcpt.machine import Machine
 from mixcpt.manifest import Spec
 from mixcpt.modelstore import BUILTIN_MODELS, ensure_model, find_folder
+from mixcpt.recipe import CorpusSpec, Recipe
 from mixcpt.runs import Run, Runs
 from mixcpt.supervisor import Supervisor
 from mixcpt.workspace import Workspace, read_json, write_json

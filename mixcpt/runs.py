@@ -77,7 +77,7 @@ def check_labels(name: str, tags: Iterable[str]) -> Labels:
     return Labels(name, tags)
 
 
-_CONFIGS: Kept[config.Stage] = Kept()
+_CONFIGS: Kept[config.AnyStage] = Kept()
 
 
 class Run:
@@ -96,9 +96,18 @@ class Run:
             raise _damaged(path, error) from None
 
     @property
-    def config(self) -> config.Stage:
+    def config(self) -> config.AnyStage:
         path = self.folder / "config.yaml"
-        return _CONFIGS.get(path, [str(path)], lambda: config.from_yaml(config.Stage, path))
+        return _CONFIGS.get(path, [str(path)], lambda: config.stage_from_yaml(path))
+
+    @property
+    def total_tokens(self) -> int | None:
+        """Tokens that it reads in all, repetitions counted; None of stage two before its samples are chosen."""
+        stage = self.config
+        if isinstance(stage, config.Stage):
+            return stage.mixture.total_tokens()
+        started = self.folder / "started.json"
+        return int(read_json(started)["tokens"]) if started.exists() else None
 
     @property
     def labels(self) -> Labels:
@@ -213,7 +222,7 @@ class Runs:
 
     def create(
         self,
-        stage: config.Stage,
+        stage: config.AnyStage,
         *,
         experiment: str,
         arm: str = "",

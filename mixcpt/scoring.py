@@ -146,6 +146,7 @@ def score(
     what: Sequence[str] = FORMS,
     beta: float = 0.1,
     max_tokens: int = MAX_TOKENS,
+    limit: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: Progress = lambda fraction, message: None,
     check: Check = lambda: None,
@@ -156,13 +157,14 @@ def score(
         run: None for the base, which is then `model` (the default model when that is None too).
         template: as `templates.choose_template` takes it, or "none" for plain text only.
         what: of `FORMS`; fewer forms are faster and give fewer scores. beta: DPO's, for `dpo_loss`.
-        max_tokens: longer samples are left out and reported.
+        max_tokens: longer samples are left out and reported. limit: score only so many samples, drawn by a fixed seed;
+        None scores all.
 
     Raises:
         BadInput: nothing in the source can be scored; the run has no adapter; an unknown form or template.
         Interrupted: by `check`; what was scored so far is kept.
     """
-    return _Scoring(workspace, source, run, model, template, what, beta, max_tokens, batch_tokens).run_all(
+    return _Scoring(workspace, source, run, model, template, what, beta, max_tokens, limit, batch_tokens).run_all(
         progress, check
     )
 
@@ -180,6 +182,7 @@ class _Scoring:
         what: Sequence[str],
         beta: float,
         max_tokens: int,
+        limit: int | None,
         batch_tokens: int,
     ):
         if unknown := [form for form in what if form not in FORMS]:
@@ -187,7 +190,7 @@ class _Scoring:
         self.workspace, self.source, self.beta, self.batch_tokens = workspace, source, beta, batch_tokens
         self.run = None if run is None else Runs(workspace).get(run)
         self.config = self.run.config.model if self.run else model or ModelConfig()
-        self.wanted, self.what, self.max_tokens = template, what, max_tokens
+        self.wanted, self.what, self.max_tokens, self.limit = template, what, max_tokens, limit
         if self.run:
             _require_adapter(self.run)
 
@@ -207,7 +210,7 @@ class _Scoring:
                 f"{', '.join(NAMED)}."
             )
         self._open_caches()
-        samples = self._read(candidates(corpus), check)
+        samples = self._read(candidates(corpus, self.limit), check)
         self._fill([text for _, _, texts, _ in samples for text in texts], progress, check)
         table = ScoreTable(self._info(corpus), [self._scored(*sample) for sample in samples])
         table.save(self.workspace)
@@ -310,7 +313,7 @@ class _Scoring:
         facts = self.facts | {"corpus": corpus.manifest.fingerprint}
         asked = "\n".join(f"{key}={facts[key]}" for key in sorted(facts) if key != "corpus")
         who = self.run.id if self.run else Path(self.config.name).name.lower()
-        asked += f"\n{self.reader.forms} {self.beta} {self.max_tokens}"
+        asked += f"\n{self.reader.forms} {self.beta} {self.max_tokens} {self.limit}"
         mark = hashlib.sha256(f"{self.source}\n{asked}\n{who}".encode()).hexdigest()[:8]
         return {
             "id": f"{self.source.replace('/', '-')}.{who}.{mark}",
@@ -323,6 +326,7 @@ class _Scoring:
             "precision": self.precision,
             "beta": self.beta,
             "max_tokens": self.max_tokens,
+            "limit": self.limit,
             "facts": facts,
             "created": now(),
         }
@@ -336,12 +340,12 @@ def _require_adapter(run: Run) -> None:
         raise BadInput(f"Run {run.id} has no finished adapter: wait for its end or resume it (`mixcpt resume`).")
 
 
-_OPTIONS = ("template", "beta", "max_tokens", "batch_tokens")
+_OPTIONS = ("template", "beta", "max_tokens", "limit", "batch_tokens")
 
 
 def run_job(context: "JobContext") -> str:
     """The `score` job. Payload: source, run (id, null: the base), model (a `ModelConfig`, for the base), template (name
-    or null), what (list of forms), and optionally beta, max_tokens and batch_tokens, as `score` takes them."""
+    or null), what (list of forms), and optionally beta, max_tokens, limit and batch_tokens, as `score` takes them."""
     payload = context.job.payload
     options: dict[str, Any] = {key: payload[key] for key in _OPTIONS if key in payload}
     if payload.get("what"):

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from mixcpt.errors import BadFile, BadInput, NotFound
 from mixcpt.records import Kind, Message, Record
 from mixcpt.scores import SCORES, ScoredSample, ScoreTable, read_samples, write_samples
-from mixcpt.settings import Config, validate
+from mixcpt.settings import Config, setting, validate
 from mixcpt.workspace import Workspace, building, check_name, now, read_json, write_atomic, write_json
 
 Strategy = Literal["easiest", "hardest", "random", "all", "by-hand"]
@@ -41,12 +41,29 @@ class Rule(Config):
     or above it where high is easy; hardest the other way. tokens: samples are taken in order until one does not fit.
     """
 
-    strategy: Strategy = "easiest"
-    score: str | None = None
-    count: int | None = Field(default=None, ge=1)
-    tokens: int | None = Field(default=None, ge=1)
-    threshold: float | None = Field(default=None, allow_inf_nan=False)
-    seed: int = 0
+    strategy: Strategy = setting(
+        "easiest",
+        label="Choose",
+        level="basic",
+        help="easiest: from the easy end of the score; hardest: from the other end; random: by chance; all: every "
+        "sample that can be trained on; by-hand: only what you keep yourself.",
+    )
+    score: str | None = setting(
+        None,
+        label="By score",
+        level="basic",
+        help="The score whose ends are called easy and hard; it says nothing for random and all.",
+    )
+    count: int | None = setting(
+        None, label="Samples", unit="samples", level="basic", ge=1, help="Takes so many and no more."
+    )
+    tokens: int | None = setting(
+        None, label="Token budget", unit="tokens", ge=1, help="Takes samples in order until one does not fit."
+    )
+    threshold: float | None = setting(
+        None, label="Threshold", allow_inf_nan=False, help="The last value of the score that is taken."
+    )
+    seed: int = setting(0, label="Selection seed", ge=0, help="Of the choice by chance.")
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:

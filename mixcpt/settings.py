@@ -145,11 +145,10 @@ def to_yaml(config: Config) -> str:
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def from_yaml(model: type[C], path: Path) -> C:
-    """What `to_yaml` wrote. Raises Damaged when it is no YAML any more, BadConfig when the settings are others."""
+def load_yaml(path: Path) -> Any:
+    """What `to_yaml` wrote, as plain values. Raises Damaged when it is no YAML any more."""
     try:
-        data = read_yaml(path.read_text(encoding="utf-8"))
+        return read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise Damaged(f"{path} is damaged ({reason}): mend it, or move it away.") from None
-    return validate(model, data, str(path))

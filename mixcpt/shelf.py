@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mixcpt import uploads
-from mixcpt.config import CorpusSpec
 from mixcpt.corpus import Corpus, corpus_names
 from mixcpt.errors import BadCorpus, BadInput
 from mixcpt.jobs import Job, Jobs, Status
+from mixcpt.recipe import CorpusSpec
 from mixcpt.recipes import submit_ingest
 from mixcpt.settings import validate
 from mixcpt.workspace import Workspace, check_name, locked

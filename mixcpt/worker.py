@@ -217,7 +217,7 @@ def prepare_job(context: JobContext) -> str:
 
 
 def ingest_job(context: JobContext) -> str:
-    """Make a corpus. Payload: what a `mixcpt.config.CorpusSpec` says, `model`, whose tokenizer counts, and optionally
+    """Make a corpus. Payload: what a `mixcpt.recipe.CorpusSpec` says, `model`, whose tokenizer counts, and optionally
     `seed`, `heldout_fraction` and `replace` as `mixcpt.corpus.ingest` takes them."""
     from mixcpt.modelstore import ensure_model
     from mixcpt.tokens import TextTokenizer

@@ -8,33 +8,35 @@ import pytest
 
 from mixcpt.config import (
     AdapterConfig,
-    Arm,
     Config,
-    CorpusSpec,
+    Dpo,
     EvaluationConfig,
     MeasureConfig,
     MixtureConfig,
     ModelConfig,
     ObjectiveConfig,
-    Recipe,
+    OptimiserConfig,
+    PreferenceConfig,
+    SampleConfig,
+    SampleTraining,
+    Sft,
     SourceShare,
     Stage,
     TrainingConfig,
-    Tuning,
-    from_yaml,
-    load_recipe,
     override,
     parse_change,
     to_yaml,
-    uploaded,
     validate,
 )
 from mixcpt.errors import BadConfig, BadFile
+from mixcpt.recipe import Arm, CorpusSpec, Recipe, Tuning, load_recipe, uploaded
+from mixcpt.settings import load_yaml
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 MODELS = [
     SourceShare, MixtureConfig, ModelConfig, AdapterConfig, ObjectiveConfig, TrainingConfig, MeasureConfig,
-    EvaluationConfig, Stage, CorpusSpec, Arm, Tuning, Recipe,
+    EvaluationConfig, Stage, CorpusSpec, Arm, Tuning, Recipe, OptimiserConfig, SampleTraining, SampleConfig,
+    PreferenceConfig, Sft, Dpo,
 ]  # fmt: skip
 
 
@@ -377,7 +379,7 @@ def test_yaml_round_trip_keeps_every_value(tmp_path):
     )
     before = validate(Recipe, data, "r")
     (tmp_path / "r.yaml").write_text(to_yaml(before), encoding="utf-8")
-    assert from_yaml(Recipe, tmp_path / "r.yaml") == before
+    assert validate(Recipe, load_yaml(tmp_path / "r.yaml"), "r") == before
     assert "Grüße" in (tmp_path / "r.yaml").read_text(encoding="utf-8")
 
 
@@ -387,14 +389,18 @@ def test_yaml_round_trip_keeps_every_value(tmp_path):
 def test_any_text_survives_the_round_trip(tmp_path, text):
     config = MixtureConfig(sources=[SourceShare(source="a", share=1)], joiner=text)
     (tmp_path / "m.yaml").write_text(to_yaml(config), encoding="utf-8")
-    assert from_yaml(MixtureConfig, tmp_path / "m.yaml") == config
+    assert validate(MixtureConfig, load_yaml(tmp_path / "m.yaml"), "m") == config
 
 
 # What forms are made from
 
 
 def test_all_models_are_looked_at():
-    assert {model for model in Config.__subclasses__() if model.__module__ == "mixcpt.config"} == set(MODELS)
+    def below(model: type[Config]) -> set[type[Config]]:
+        return {model}.union(*(below(one) for one in model.__subclasses__()))
+
+    of_ours = {one for one in below(Config) if one.__module__ in ("mixcpt.config", "mixcpt.recipe")}
+    assert of_ours == set(MODELS)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -7,11 +7,12 @@ import pytest
 from made import stage_of
 
 from mixcpt import guesses, launching
-from mixcpt.config import load_recipe, to_yaml
+from mixcpt.config import to_yaml
 from mixcpt.drafts import Draft, Drafts, Guess
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.jobs import Jobs
 from mixcpt.launching import check_model, launch_draft, prepare, recipe_of, successor
+from mixcpt.recipe import load_recipe
 from mixcpt.runs import Runs
 from mixcpt.workspace import Workspace
 

@@ -212,7 +212,8 @@ def test_an_estimate_needs_no_torch_once_the_machine_is_known(workspace: Workspa
     script = (
         "import sys\n"
         "from mixcpt import recipes\n"
-        "from mixcpt.config import Recipe, Stage\n"
+        "from mixcpt.config import Stage\n"
+        "from mixcpt.recipe import Recipe\n"
         "from mixcpt.workspace import Workspace\n"
         "stage = Stage.model_validate_json(sys.argv[1])\n"
         "workspace = Workspace(sys.argv[2])\n"

@@ -10,12 +10,12 @@ from streamlit.testing.v1 import AppTest
 
 from app.corpora_view import held_out_words
 from mixcpt import shelf, uploads
-from mixcpt.config import CorpusSpec
 from mixcpt.corpus import Corpus, corpus_names, ingest_records, list_corpora
 from mixcpt.drafts import Drafts
 from mixcpt.errors import BadCorpus, BadInput
 from mixcpt.jobs import Job, Jobs
 from mixcpt.manifest import SplitInfo, Totals
+from mixcpt.recipe import CorpusSpec
 from mixcpt.records import Message, Record
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace

@@ -6,9 +6,10 @@ from typing import get_args, get_origin
 import pytest
 
 from app.forms import fields
-from mixcpt.config import Stage, load_recipe, override
+from mixcpt.config import Stage, override
 from mixcpt.drafts import default_stage
 from mixcpt.presets import ADAPTERS, BUDGETS, OBJECTIVES, OPTIONS, Preset, changed, fitting, value_at
+from mixcpt.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 

@@ -26,13 +26,13 @@ def measure(step: int, seconds: float) -> Record:
 
 
 def test_there_is_none_before_the_first_step() -> None:
-    assert progress(stage_of(), [], [measure(0, 5.0)]) is None
+    assert progress(stage_of(), None, [], [measure(0, 5.0)]) is None
 
 
 def test_figures_are_of_the_recent_steps() -> None:
     """Forty steps of 100 tokens; the last twenty took 4 s each: 25 tokens/s, mean of the losses 21 to 40 is 30.5."""
     losses = steps(20) + steps(40, seconds=4.0)[20:]
-    found = progress(stage_of(mixture__budget_tokens=8000), losses, [])
+    found = progress(stage_of(), 8000, losses, [])
     assert found and (found.tokens_per_second, found.loss, found.memory_bytes) == (25.0, 30.5, 40)
     assert (found.step, found.tokens, found.total_tokens, found.share) == (40, 4000, 8000, 0.5)
     assert found.seconds_left == pytest.approx(4000 / 25)
@@ -41,16 +41,16 @@ def test_figures_are_of_the_recent_steps() -> None:
 def test_measures_to_come_are_in_the_time_left() -> None:
     """At step 4 of 10, measures every 3 steps: 6 and 9, and the one at the end; 6 steps of 2 s, measures of 5 s."""
     stage = stage_of(mixture__budget_tokens=1000, measures__every_steps=3)
-    found = progress(stage, steps(4), [measure(0, 4.0), measure(3, 6.0)])
+    found = progress(stage, stage.mixture.total_tokens(), steps(4), [measure(0, 4.0), measure(3, 6.0)])
     assert found and found.seconds_left == pytest.approx(6 * 2 + 3 * 5)
 
 
 def test_a_measure_due_at_the_last_step_is_counted_once() -> None:
     stage = stage_of(mixture__budget_tokens=900, measures__every_steps=3)
-    found = progress(stage, steps(4), [measure(0, 5.0)])
+    found = progress(stage, stage.mixture.total_tokens(), steps(4), [measure(0, 5.0)])
     assert found and found.seconds_left == pytest.approx(5 * 2 + 2 * 5)  # at 6, and at 9, which is the end
 
 
 def test_nothing_is_left_at_the_end_even_beyond_the_budget() -> None:
-    found = progress(stage_of(mixture__budget_tokens=350), steps(4), [measure(0, 5.0)])
+    found = progress(stage_of(), 350, steps(4), [measure(0, 5.0)])
     assert found and (found.seconds_left, found.share) == (0.0, 1.0)

@@ -11,10 +11,11 @@ from conftest import PROSE
 from in_process import InProcess, write_prose
 
 from mixcpt import doctor, machine, recipes
-from mixcpt.config import CorpusSpec, Recipe, override, validate
+from mixcpt.config import Stage, override, validate
 from mixcpt.corpus import corpus_names, ingest_records
 from mixcpt.errors import BadConfig, BadFile, BadInput, MixcptError, TooLittle
 from mixcpt.jobs import Job, Jobs
+from mixcpt.recipe import CorpusSpec, Recipe
 from mixcpt.records import Record
 from mixcpt.runs import Run, Runs
 from mixcpt.tokens import TextTokenizer
@@ -84,6 +85,7 @@ def test_a_recipe_becomes_a_run_per_arm_and_seed_with_its_tuned_value(
     assert {job.state for job in plan.jobs} == {"done"} and len(plan.jobs) == 6
     for run in plan.runs:
         config = run.config
+        assert isinstance(config, Stage)
         assert (config.training.seed, config.mixture.seed) == (run.info.seed, run.info.seed)
         wanted = {"tuned": best_rate, "half": best_rate / 2, "plain": 1e-3}[run.info.arm]
         assert config.training.learning_rate == wanted
@@ -95,8 +97,10 @@ def test_a_recipe_becomes_a_run_per_arm_and_seed_with_its_tuned_value(
     tries = [run for run in Runs(small_corpora).all() if run.info.arm.startswith("tune ")]
     assert sorted(run.info.arm for run in tries) == ["tune ce 0.0001", "tune ce 0.02"]
     for run in tries:
-        assert (run.config.measures.on, run.config.evaluation.tasks) == ("validation", [])
-        assert (run.config.mixture.budget_tokens, run.config.objective.retention) == (512, "none")
+        config = run.config
+        assert isinstance(config, Stage)
+        assert (config.measures.on, config.evaluation.tasks) == ("validation", [])
+        assert (config.mixture.budget_tokens, config.objective.retention) == (512, "none")
     kept = read_json(small_corpora.experiments / "tiny" / "tuning.json")
     ends = {run.config.training.learning_rate: run.curve()[-1]["measure"]["domain_bits_per_byte"] for run in tries}
     assert kept["validation_bits_per_byte"]["ce"] == {"0.0001": ends[1e-4], "0.02": ends[2e-2]}

@@ -349,7 +349,8 @@ def test_damaged_lines_are_scored_again_and_no_others(
     again = score(home, "talk", what=["template"], **options)
     assert asked == [3]
     for one, other in zip(first.samples, again.samples, strict=True):
-        assert one.scores == pytest.approx(other.scores, abs=1e-5)
+        assert one.scores == pytest.approx(other.scores, rel=1e-6, abs=1e-5)
+        # a perplexity is exp of a loss: the 1e-6 nats by which the shape of a batch may move it are relative there
     assert len(path.read_text().splitlines()) == len(lines) and "torn" not in path.read_text()
 
 

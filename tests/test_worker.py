@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from mixcpt.config import CorpusSpec
 from mixcpt.errors import BadInput, Interrupted
 from mixcpt.jobs import Job, Jobs
 from mixcpt.processes import find_process
+from mixcpt.recipe import CorpusSpec
 from mixcpt.records import Record
 from mixcpt.supervisor import Supervisor
 from mixcpt.worker import JobContext, claim, work
