@@ -247,7 +247,7 @@ def _launch_entry(run: Run, summary: RunSummary, stage: Stage, letter: str) -> E
     facts = [
         ("Reads", f"mixture {letter}, {stage.mixture.total_tokens():,} tokens"),
         ("Model", stage.model.name),
-        ("Objective", _objective(stage.objective)),
+        ("Objective", objective_words(stage.objective)),
         ("Learning rate", f"{stage.training.learning_rate:g}, {stage.training.schedule}"),
         ("Adapter", f"LoRA of rank {stage.adapter.rank}"),
         ("Seed", str(stage.training.seed)),
@@ -266,7 +266,8 @@ def _launch_entry(run: Run, summary: RunSummary, stage: Stage, letter: str) -> E
     )
 
 
-def _objective(objective: ObjectiveConfig) -> str:
+def objective_words(objective: ObjectiveConfig) -> str:
+    """What is minimised, as a sum in words."""
     terms = []
     if objective.ce_weight > 0:
         terms.append(_weighted("cross-entropy", objective.ce_weight))

