@@ -46,13 +46,13 @@ class BuiltinModel:
     """
 
     name: str
-    hub: str
-    quantised: str
     parts: tuple[tuple[str, str], ...]
     sha256: str
     licence: str
     terms: str | None = None
     notice: str = ""
+    hub: str = ""
+    quantised: str = ""
     patience: str = "about half a minute"
 
     @property
