@@ -1,0 +1,301 @@
+"""The samples that a run of stage two learns from: chosen once, kept with the run, rendered and put in order.
+
+    runs/<id>/samples.json      where they come from: the rule in words, counts, the template, what was left out and why
+    runs/<id>/samples.jsonl     the samples with their scores, in the order in which they were chosen
+
+A run pins its samples at its first start, so a selection that is changed or deleted later changes nothing of it. Nothing
+here needs a model, except for scores that are not there yet: those a `score` job makes beforehand (`score_payload`).
+It gives up packing: a sample is a row of its own.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixcpt.builtin import open_source
+from mixcpt.config import Dpo, Sft
+from mixcpt.errors import BadInput, NotFound
+from mixcpt.packing import IGNORED
+from mixcpt.readings import Reader, candidates
+from mixcpt.records import Kind, Message, Record
+from mixcpt.runs import Run
+from mixcpt.scores import ScoredSample, read_samples, write_samples
+from mixcpt.selection import Selection, open_selection
+from mixcpt.templates import NAMED, ChatTemplate, Rendered, choose_template
+from mixcpt.tokens import TextTokenizer
+from mixcpt.workspace import Workspace, read_json, write_json
+
+_NAMED_REASONS = 3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample as training reads it. `answers` are one conversation for SFT; for DPO the chosen and the rejected one."""
+
+    id: str
+    record: Record
+    answers: tuple[Rendered, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(answer.ids) for answer in self.answers)
+
+    @property
+    def learned_tokens(self) -> int:
+        """Tokens whose label counts."""
+        return sum(int(mask_of(self, number).sum()) for number in range(len(self.answers)))
+
+
+def mask_of(sample: Sample, number: int = 0) -> np.ndarray:
+    """True where a label counts (bool, one a token): every answer of the assistant with its end of turn; of a pair only
+    the answers that are compared."""
+    return sample.answers[number].mask(every_turn=len(sample.answers) == 1)
+
+
+def labels_of(sample: Sample) -> np.ndarray:
+    """The ids of an SFT sample where the label counts, else `IGNORED` (int64)."""
+    ids = sample.answers[0].ids.astype(np.int64)
+    return np.where(mask_of(sample), ids, IGNORED)
+
+
+def kind_of(stage: Sft) -> Kind:
+    return "preferences" if isinstance(stage, Dpo) else "instructions"
+
+
+def needs_scores(stage: Sft) -> bool:
+    return stage.samples.selection is None and stage.samples.rule.strategy in ("easiest", "hardest")
+
+
+def score_payload(stage: Sft, parent: str | None) -> dict[str, Any]:
+    """The payload of the `score` job that a stage needs before it can choose its samples by score."""
+    payload = {
+        "source": stage.samples.source,
+        "run": parent,
+        "template": None if stage.template == "auto" else stage.template,
+        "max_tokens": stage.samples.max_tokens,
+        "limit": stage.samples.candidates,
+    }
+    if parent is None:
+        payload["model"] = stage.model.model_dump(mode="json")
+    if isinstance(stage, Dpo):
+        payload["beta"] = stage.preference.beta
+    return payload
+
+
+def template_for(stage: Sft, folder: Path, parent: Run | None) -> ChatTemplate:
+    """The chat template of a stage, for the model in `folder`.
+
+    Raises:
+        BadInput: none is chosen, and neither the parent nor the model has one.
+    """
+    name = None if stage.template == "auto" else stage.template
+    template = choose_template(folder, name, parent.adapter if parent else None)
+    if template is None:
+        raise BadInput(
+            f"{stage.model.name} has no chat template, as base models do: set template to one of {', '.join(NAMED)}."
+        )
+    return template
+
+
+def choose(workspace: Workspace, stage: Sft) -> Selection:
+    """The selection of a stage that names one or that chooses without scores.
+
+    Raises:
+        NotFound: the selection or the source is gone. BadInput: it is of the other kind, or has no rows.
+    """
+    config = stage.samples
+    if config.selection is not None:
+        selection = open_selection(workspace, config.selection)
+        where = f"The selection {config.selection!r}"
+    else:
+        selection = _unscored(workspace, stage)
+        where = f"The source {config.source!r}"
+    if selection.kind != kind_of(stage):
+        raise BadInput(f"{where} holds {selection.kind}, but {stage.stage} learns from {kind_of(stage)}: take another.")
+    selection.require_rows(config.selection or "")
+    return selection
+
+
+def _unscored(workspace: Workspace, stage: Sft) -> Selection:
+    """Every candidate without a score; for rules by chance, for all, and for a first look."""
+    from mixcpt.modelstore import ensure_model
+
+    tokenizer = TextTokenizer.from_folder(ensure_model(workspace, stage.model.name))
+    corpus = open_source(workspace, stage.samples.source, tokenizer)
+    found = candidates(corpus, stage.samples.candidates)
+    samples = [ScoredSample(id, record.to_json(), 0, 0, {}) for id, record in found]
+    info = {"source": stage.samples.source, "kind": corpus.manifest.kind, "run": None, "template": None}
+    return Selection(info, samples, stage.samples.rule)
+
+
+def render(selection: Selection, template: ChatTemplate, max_tokens: int) -> tuple[list[Sample], dict[str, str]]:
+    """The chosen samples as training reads them, and why others (by id) cannot be.
+
+    Raises:
+        BadInput: none of them can be.
+    """
+    reader = Reader(template.tokenizer, template, max_tokens, forms=("template",))
+    samples: list[Sample] = []
+    left_out: dict[str, str] = {}
+    for row in selection.rows():
+        record = row.parsed
+        try:
+            reader.texts(record)  # refuses what cannot be trained on, with the reason
+            samples.append(Sample(row.id, record, _answers(record, template)))
+        except BadInput as problem:
+            left_out[row.id] = str(problem)
+    if not samples:
+        raise BadInput(
+            f"None of the {len(selection.ids):,} chosen samples can be trained on ({some_reasons(left_out)}): choose "
+            "others, or allow longer ones (samples.max_tokens)."
+        )
+    return samples, left_out
+
+
+def some_reasons(left_out: dict[str, str]) -> str:
+    """The reasons, each once, the first few of them."""
+    reasons = list(dict.fromkeys(left_out.values()))
+    more = f"; and {len(reasons) - _NAMED_REASONS} more reasons" if len(reasons) > _NAMED_REASONS else ""
+    return "; ".join(reasons[:_NAMED_REASONS]) + more
+
+
+def _answers(record: Record, template: ChatTemplate) -> tuple[Rendered, ...]:
+    if record.kind == "preferences":
+        return tuple(
+            template.render([*record.messages, Message("assistant", answer)])
+            for answer in (record.chosen, record.rejected)
+        )
+    return (template.render(record.messages),)
+
+
+def keep(run: Run, selection: Selection, samples: Sequence[Sample], left_out: dict[str, str], template: str) -> None:
+    """Pin the samples of a run in its folder; samples.json is written last."""
+    rows = {row.id: row for row in selection.rows()}
+    write_samples(run.folder / "samples.jsonl", [rows[sample.id] for sample in samples])
+    counts = selection.counts()
+    facts = {
+        "selection": run.config.samples.selection if isinstance(run.config, Sft) else None,
+        "source": selection.info["source"],
+        "kind": selection.kind,
+        "scored_under": selection.info["run"],
+        "rule": selection.rule.words(),
+        "candidates": counts.candidates,
+        "kept_by_hand": counts.kept_by_hand,
+        "discarded_by_hand": counts.discarded_by_hand,
+        "samples": len(samples),
+        "tokens": sum(sample.tokens for sample in samples),
+        "learned_tokens": sum(sample.learned_tokens for sample in samples),
+        "left_out": left_out,
+        "template": template,
+        "fingerprint": fingerprint(samples),
+    }
+    write_json(run.folder / "samples.json", facts)
+
+
+def kept_facts(run: Run) -> dict[str, Any] | None:
+    """What samples.json says; None before the first start."""
+    path = run.folder / "samples.json"
+    facts: dict[str, Any] | None = read_json(path) if path.exists() else None
+    return facts
+
+
+def kept_samples(run: Run) -> list[ScoredSample]:
+    """The pinned samples with their scores, in order; empty before the first start."""
+    return read_samples(run.folder / "samples.jsonl") if kept_facts(run) else []
+
+
+def kept_selection(run: Run) -> Selection:
+    """The pinned samples as a selection of all of them.
+
+    Raises:
+        NotFound: the run has not started yet.
+    """
+    from mixcpt.selection import Rule
+
+    facts = kept_facts(run)
+    if facts is None:
+        raise NotFound(f"Run {run.id} has not chosen its samples yet: wait until it has started.")
+    info = {"source": facts["source"], "kind": facts["kind"], "run": facts["scored_under"], "template": None}
+    return Selection(info, kept_samples(run), Rule(strategy="all"))
+
+
+def fingerprint(samples: Sequence[Sample]) -> str:
+    """16 hex digits of all that training reads, in order."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        for number, answer in enumerate(sample.answers):
+            digest.update(json.dumps([answer.ids.tolist(), mask_of(sample, number).tolist()]).encode())
+    return digest.hexdigest()[:16]
+
+
+def order(count: int, epochs: int, seed: int) -> list[int]:
+    """Indices of `count` samples in the order of training: every epoch has each once, newly shuffled."""
+    found: list[int] = []
+    for epoch in range(epochs):
+        found += random.Random(f"samples {seed} {epoch}").sample(range(count), count)
+    return found
+
+
+def tokens_by_step(samples: Sequence[Sample], stage: Sft) -> list[int]:
+    """Tokens read by the end of each step, from step 0 on; the last step may have fewer samples."""
+    size = stage.training.samples_per_step
+    lengths = [samples[index].tokens for index in order(len(samples), stage.training.epochs, stage.training.seed)]
+    read = np.cumsum([0, *(sum(lengths[at : at + size]) for at in range(0, len(lengths), size))])
+    return [int(tokens) for tokens in read]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The first step of a stage. `certain`: these are the very samples; else they are the first candidates, because the
+    scores that choose are not there yet. `epoch_samples` is how many there are in all, None while that is not known."""
+
+    samples: tuple[Sample, ...]
+    certain: bool
+    epoch_samples: int | None
+    template: ChatTemplate
+    left_out: dict[str, str]
+
+
+def preview_batch(workspace: Workspace, stage: Sft, parent: Run | None) -> Batch:
+    """What the trainer will read first, with its label masks, before anything is launched.
+
+    Raises:
+        BadInput, NotFound: as `choose`, `template_for` and `render`.
+    """
+    from mixcpt.modelstore import ensure_model
+
+    template = template_for(stage, ensure_model(workspace, stage.model.name), parent)
+    certain = not needs_scores(stage)
+    if certain:
+        selection = choose(workspace, stage)
+    else:
+        everything = stage.model_copy(
+            update={"samples": stage.samples.model_copy(update={"rule": stage.samples.rule.model_copy(update=_ALL)})}
+        )
+        selection = choose(workspace, everything)
+    size = stage.training.samples_per_step
+    if not certain:
+        selection = selection.by_hand(discard=selection.ids[4 * size :])  # enough to look at
+    samples, left_out = render(selection, template, stage.samples.max_tokens)
+    first = order(len(samples), 1, stage.training.seed)[:size] if certain else range(min(size, len(samples)))
+    batch = tuple(samples[index] for index in first)
+    return Batch(batch, certain, len(samples) if certain else None, template, left_out)
+
+
+_ALL = {"strategy": "all", "score": None, "count": None, "tokens": None, "threshold": None}
+
+
+def facts_in_words(facts: dict[str, Any]) -> str:
+    """Which samples a run learned from, in one sentence."""
+    name = f"selection {facts['selection']}" if facts["selection"] else facts["source"]
+    hand = facts["kept_by_hand"] + facts["discarded_by_hand"]
+    by_hand = f", {hand} changed by hand" if hand else ""
+    return (
+        f"{facts['samples']:,} samples of {name} ({facts['rule']}{by_hand}), {facts['learned_tokens']:,} tokens learned"
+    )
