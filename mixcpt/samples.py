@@ -3,8 +3,9 @@
     runs/<id>/samples.json      where they come from: the rule in words, counts, the template, what was left out and why
     runs/<id>/samples.jsonl     the samples with their scores, in the order in which they were chosen
 
-A run pins its samples at its first start, so a selection that is changed or deleted later changes nothing of it. Nothing
-here needs a model, except for scores that are not there yet: those a `score` job makes beforehand (`score_payload`).
+A run pins its samples at its first start, so a selection that is changed or deleted later changes nothing of it.
+Nothing here needs a model, except for scores that are not there yet: those a `score` job makes beforehand
+(`score_payload`).
 It gives up packing: a sample is a row of its own.
 """
 
@@ -12,23 +13,22 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mixcpt.builtin import open_source
-from mixcpt.config import Dpo, Sft
+from mixcpt.config import Dpo, Sft, override
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.packing import IGNORED
 from mixcpt.readings import Reader, candidates
 from mixcpt.records import Kind, Message, Record
 from mixcpt.runs import Run
 from mixcpt.scores import ScoredSample, read_samples, write_samples
-from mixcpt.selection import Selection, open_selection
+from mixcpt.selection import Rule, Selection, open_selection
 from mixcpt.templates import NAMED, ChatTemplate, Rendered, choose_template
-from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace, read_json, write_json
 
 _NAMED_REASONS = 3
@@ -36,7 +36,7 @@ _NAMED_REASONS = 3
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample as training reads it. `answers` are one conversation for SFT; for DPO the chosen and the rejected one."""
+    """A sample as training reads it. `answers` is one conversation for SFT; for DPO the chosen and the rejected one."""
 
     id: str
     record: Record
@@ -74,7 +74,7 @@ def needs_scores(stage: Sft) -> bool:
 
 def score_payload(stage: Sft, parent: str | None) -> dict[str, Any]:
     """The payload of the `score` job that a stage needs before it can choose its samples by score."""
-    payload = {
+    payload: dict[str, Any] = {
         "source": stage.samples.source,
         "run": parent,
         "template": None if stage.template == "auto" else stage.template,
@@ -103,7 +103,7 @@ def template_for(stage: Sft, folder: Path, parent: Run | None) -> ChatTemplate:
     return template
 
 
-def choose(workspace: Workspace, stage: Sft) -> Selection:
+def choose(workspace: Workspace, stage: Sft, template: ChatTemplate) -> Selection:
     """The selection of a stage that names one or that chooses without scores.
 
     Raises:
@@ -114,7 +114,7 @@ def choose(workspace: Workspace, stage: Sft) -> Selection:
         selection = open_selection(workspace, config.selection)
         where = f"The selection {config.selection!r}"
     else:
-        selection = _unscored(workspace, stage)
+        selection = _unscored(workspace, stage, template)
         where = f"The source {config.source!r}"
     if selection.kind != kind_of(stage):
         raise BadInput(f"{where} holds {selection.kind}, but {stage.stage} learns from {kind_of(stage)}: take another.")
@@ -122,16 +122,28 @@ def choose(workspace: Workspace, stage: Sft) -> Selection:
     return selection
 
 
-def _unscored(workspace: Workspace, stage: Sft) -> Selection:
-    """Every candidate without a score; for rules by chance, for all, and for a first look."""
-    from mixcpt.modelstore import ensure_model
+def _unscored(workspace: Workspace, stage: Sft, template: ChatTemplate) -> Selection:
+    """Every candidate without a score, for rules by chance and for all."""
+    config = stage.samples
+    corpus = open_source(workspace, config.source, template.tokenizer)
+    reader = _reader(template, config.max_tokens)
+    samples = [_unscored_sample(reader, id, record) for id, record in candidates(corpus, config.candidates)]
+    info = {"source": config.source, "kind": corpus.manifest.kind, "run": None, "template": None}
+    return Selection(info, samples, config.rule)
 
-    tokenizer = TextTokenizer.from_folder(ensure_model(workspace, stage.model.name))
-    corpus = open_source(workspace, stage.samples.source, tokenizer)
-    found = candidates(corpus, stage.samples.candidates)
-    samples = [ScoredSample(id, record.to_json(), 0, 0, {}) for id, record in found]
-    info = {"source": stage.samples.source, "kind": corpus.manifest.kind, "run": None, "template": None}
-    return Selection(info, samples, stage.samples.rule)
+
+def _unscored_sample(reader: Reader, id: str, record: Record) -> ScoredSample:
+    canonical = replace(record, meta={}).to_json()
+    try:
+        texts = reader.texts(record)
+    except BadInput as problem:
+        return ScoredSample(id, canonical, 0, 0, {}, str(problem))
+    answer = texts[0].span.end - texts[0].span.start
+    return ScoredSample(id, canonical, sum(len(text.ids) for text in texts), answer, {})
+
+
+def _reader(template: ChatTemplate, max_tokens: int) -> Reader:
+    return Reader(template.tokenizer, template, max_tokens, forms=("template",))
 
 
 def render(selection: Selection, template: ChatTemplate, max_tokens: int) -> tuple[list[Sample], dict[str, str]]:
@@ -140,7 +152,7 @@ def render(selection: Selection, template: ChatTemplate, max_tokens: int) -> tup
     Raises:
         BadInput: none of them can be.
     """
-    reader = Reader(template.tokenizer, template, max_tokens, forms=("template",))
+    reader = _reader(template, max_tokens)
     samples: list[Sample] = []
     left_out: dict[str, str] = {}
     for row in selection.rows():
@@ -216,8 +228,6 @@ def kept_selection(run: Run) -> Selection:
     Raises:
         NotFound: the run has not started yet.
     """
-    from mixcpt.selection import Rule
-
     facts = kept_facts(run)
     if facts is None:
         raise NotFound(f"Run {run.id} has not chosen its samples yet: wait until it has started.")
@@ -271,24 +281,21 @@ def preview_batch(workspace: Workspace, stage: Sft, parent: Run | None) -> Batch
     from mixcpt.modelstore import ensure_model
 
     template = template_for(stage, ensure_model(workspace, stage.model.name), parent)
-    certain = not needs_scores(stage)
-    if certain:
-        selection = choose(workspace, stage)
-    else:
-        everything = stage.model_copy(
-            update={"samples": stage.samples.model_copy(update={"rule": stage.samples.rule.model_copy(update=_ALL)})}
-        )
-        selection = choose(workspace, everything)
     size = stage.training.samples_per_step
-    if not certain:
-        selection = selection.by_hand(discard=selection.ids[4 * size :])  # enough to look at
+    if certain := not needs_scores(stage):
+        selection = choose(workspace, stage, template)
+    else:
+        selection = choose(workspace, _first_candidates(stage, 4 * size), template)
     samples, left_out = render(selection, template, stage.samples.max_tokens)
     first = order(len(samples), 1, stage.training.seed)[:size] if certain else range(min(size, len(samples)))
     batch = tuple(samples[index] for index in first)
     return Batch(batch, certain, len(samples) if certain else None, template, left_out)
 
 
-_ALL = {"strategy": "all", "score": None, "count": None, "tokens": None, "threshold": None}
+def _first_candidates(stage: Sft, count: int) -> Sft:
+    """The stage with some of its candidates, unscored: enough to look at."""
+    few = min(count, stage.samples.candidates or count)
+    return override(stage, {"samples.rule": {"strategy": "all"}, "samples.candidates": few})
 
 
 def facts_in_words(facts: dict[str, Any]) -> str:
@@ -296,6 +303,5 @@ def facts_in_words(facts: dict[str, Any]) -> str:
     name = f"selection {facts['selection']}" if facts["selection"] else facts["source"]
     hand = facts["kept_by_hand"] + facts["discarded_by_hand"]
     by_hand = f", {hand} changed by hand" if hand else ""
-    return (
-        f"{facts['samples']:,} samples of {name} ({facts['rule']}{by_hand}), {facts['learned_tokens']:,} tokens learned"
-    )
+    learned = f"{facts['learned_tokens']:,} tokens learned"
+    return f"{facts['samples']:,} samples of {name} ({facts['rule']}{by_hand}), {learned}"
