@@ -196,24 +196,34 @@ def _targets(base: PreTrainedModel, layers: str) -> list[str]:
     return sorted({path[-1] if path[-1] not in others else ".".join(path) for path in wanted})
 
 
-def load_adapter(base: PreTrainedModel, folder: Path, trainable: bool = True) -> PeftModel:
+def load_adapter(
+    base: PreTrainedModel | PeftModel, folder: Path, trainable: bool = True, name: str = "default"
+) -> PeftModel:
     """`base` with the adapter saved in `folder`, ready to be trained on or only to be used.
 
+    A base that carries adapters already (a PeftModel) gets one more, under a `name` that it does not have yet; which
+    one is active stays as it was.
+
     Raises:
-        BadFile: no safetensors adapter there, or one that was made for another model.
+        BadFile: no safetensors adapter there, or one that was made for another model. `base` is of no use then, for
+            PEFT has changed it.
     """
     path = folder / "adapter_model.safetensors"
     if not path.is_file() or not (folder / "adapter_config.json").is_file():
         raise BadFile(f"{folder} holds no adapter (adapter_model.safetensors and adapter_config.json): check the path.")
     try:
         with quiet():
-            model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+            if isinstance(base, PeftModel):
+                model = base
+                model.load_adapter(str(folder), name, is_trainable=trainable)
+            else:
+                model = PeftModel.from_pretrained(base, str(folder), name, is_trainable=trainable)
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
         raise BadFile(f"The adapter in {folder} does not fit {type(base).__name__} ({reason}).") from error
     with safe_open(path, framework="pt") as file:
         saved = set(file.keys())
-    if saved != set(get_peft_model_state_dict(model)):  # PEFT only warns, and leaves the rest at its start
+    if saved != set(get_peft_model_state_dict(model, adapter_name=name)):  # PEFT only warns, and leaves the rest as is
         raise BadFile(
             f"The adapter in {folder} was made for another model than {type(base).__name__}: load its own base."
         )

@@ -19,7 +19,7 @@ import psutil
 
 from mixcpt.errors import Damaged, NotFound
 from mixcpt.jobs import ACCELERATOR_KINDS, Job, Jobs, Status
-from mixcpt.processes import find_process, is_locked, kill_leftovers, lease
+from mixcpt.processes import environment, find_process, is_locked, kill_leftovers, lease
 from mixcpt.workspace import Workspace, locked, now
 
 ZOMBIE_GRACE = 10.0  # seconds in which only the parent of an ended worker, who knows how it ended, may judge it
@@ -177,7 +177,7 @@ class Supervisor:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                     pass_fds=descriptors,
-                    env=_environment(self.workspace),
+                    env=environment(self.workspace),
                 )
             except OSError as error:
                 self._fail(job, f"No process could be started for it ({error}): close other programs and try again.")
@@ -189,15 +189,6 @@ class Supervisor:
 
     def _fail(self, job: Job, message: str) -> None:
         job.update(state="failed", message=message, ended=now())
-
-
-def _environment(workspace: Workspace) -> dict[str, str]:
-    """What a worker is started with. Its threads sleep rather than spin while they wait for each other: with spinning a
-    step took ten times as long as soon as anything else ran on the same cores. It sees one GPU, the first that is
-    visible here: a run uses one, and where transformers sees several it wraps the model in DataParallel and fails."""
-    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
-    fixed = {"MIXCPT_HOME": str(workspace.root), "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": gpu}
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **fixed}
 
 
 def _worker_lives(job: Job, status: Status) -> bool:

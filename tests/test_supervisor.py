@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from mixcpt.jobs import Job, Jobs
-from mixcpt.processes import find_process, kill_leftovers, lease, lease_holder
-from mixcpt.supervisor import Supervisor, _environment
+from mixcpt.processes import environment, find_process, kill_leftovers, lease, lease_holder
+from mixcpt.supervisor import Supervisor
 from mixcpt.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent
@@ -206,7 +206,7 @@ def test_a_worker_sees_one_gpu(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, here
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", here)
-    assert _environment(jobs.workspace)["CUDA_VISIBLE_DEVICES"] == there
+    assert environment(jobs.workspace)["CUDA_VISIBLE_DEVICES"] == there
 
 
 def test_a_session_whose_number_was_given_away_is_spared() -> None:
