@@ -24,6 +24,7 @@ from typing import Any
 from mixcpt import config, metrics
 from mixcpt.errors import BadInput, Damaged, NotFound
 from mixcpt.jobs import Job, Jobs, find_id
+from mixcpt.lineage import continuing
 from mixcpt.stamps import Kept
 from mixcpt.workspace import Workspace, building, check_name, locked, new_id, now, read_json, write_atomic, write_json
 
@@ -231,20 +232,25 @@ class Runs:
         name: str = "",
         tags: Iterable[str] = (),
     ) -> Run:
-        """A new run of `stage`; nothing is started.
+        """A new run of `stage` that continues `parent`; nothing is started. Its config.yaml names the reference of DPO:
+        the parent's id, or "base".
 
         Raises:
-            BadInput: the experiment's name cannot be a folder, or a label cannot be used.
+            BadInput: the experiment's name cannot be a folder, a label cannot be used, or the stage cannot continue
+                that parent.
             NotFound: there is no such parent.
         """
         check_name(experiment, "experiment name")
         labels = check_labels(name, tags)
+        before = self.get(parent) if parent is not None else None
+        if isinstance(stage, config.Sft):
+            stage = continuing(stage, before)
         info = RunInfo(
             id=new_id(stage.stage),
             stage=stage.stage,
             experiment=experiment,
             arm=arm,
-            parent=self.get(parent).id if parent is not None else None,
+            parent=before.id if before else None,
             recipe=recipe,
             seed=stage.training.seed,
             created=now(),

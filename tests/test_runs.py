@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mixcpt.config import MixtureConfig, SourceShare, Stage
+from mixcpt.config import AnyStage, Dpo, MixtureConfig, Sft, SourceShare, Stage, follow, override
 from mixcpt.errors import BadFile, BadInput, NotFound
 from mixcpt.jobs import Jobs
 from mixcpt.runs import Labels, Run, Runs
@@ -49,6 +49,50 @@ def test_a_bad_experiment_name_leaves_nothing_behind(runs: Runs, name: str) -> N
 def test_an_unknown_parent_is_refused(runs: Runs) -> None:
     with pytest.raises(NotFound, match="no run 'cpt-9'"):
         runs.create(STAGE, experiment="e", parent="cpt-9")
+
+
+def dpo_after(stage: AnyStage, **changes: object) -> Sft:
+    return follow(stage, "dpo", {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def test_the_reference_of_dpo_is_named_in_the_run(runs: Runs, run: Run) -> None:
+    """Not "parent", which says nothing once the run is looked at alone."""
+
+    def reference(stage: Sft, parent: str | None) -> str:
+        config = Run(runs.create(stage, experiment="e", parent=parent).folder).config
+        assert isinstance(config, Dpo)
+        return config.preference.reference
+
+    sft = runs.create(follow(STAGE, "sft"), experiment="e", parent=run.id)
+    assert reference(dpo_after(STAGE), sft.id) == sft.id
+    assert reference(dpo_after(STAGE), run.id[:-1]) == run.id  # DPO at once, and a parent named by its beginning
+    assert reference(dpo_after(STAGE, preference__reference=sft.id), sft.id) == sft.id
+    assert (
+        reference(dpo_after(STAGE), None) == reference(dpo_after(STAGE, preference__reference="base"), None) == "base"
+    )
+
+
+@pytest.mark.parametrize("reference", ["base", "sft-20260101-000000-aaaaaa", "", "Parent"])
+def test_a_reference_that_the_run_does_not_start_from_is_refused(runs: Runs, run: Run, reference: str) -> None:
+    with pytest.raises(BadInput, match=f"'{reference}', but this run starts from '{run.id}'.* set it to 'parent' or"):
+        runs.create(dpo_after(STAGE, preference__reference=reference), experiment="e", parent=run.id)
+    with pytest.raises(BadInput, match="starts from 'base'"):
+        runs.create(dpo_after(STAGE, preference__reference=run.id), experiment="e")
+    assert [one.id for one in runs.all()] == [run.id]  # nothing was made
+
+
+def test_a_stage_continues_only_what_it_can(runs: Runs, run: Run) -> None:
+    sft = runs.create(follow(STAGE, "sft"), experiment="e", parent=run.id)
+    runs.create(follow(STAGE, "sft"), experiment="e", parent=sft.id)  # more of the same
+    dpo = runs.create(dpo_after(STAGE), experiment="e", parent=sft.id)
+    for stage in (follow(STAGE, "sft"), dpo_after(STAGE)):
+        with pytest.raises(BadInput, match=f"{stage.stage} cannot continue {dpo.id}, which is a run of dpo"):
+            runs.create(stage, experiment="e", parent=dpo.id)
+    with pytest.raises(BadInput, match=r"model\.name is 'gemma-3-270m', but cpt-.* was trained on 'smollm2-135m'"):
+        runs.create(override(follow(STAGE, "sft"), {"model.name": "gemma-3-270m"}), experiment="e", parent=run.id)
+    with pytest.raises(BadInput, match=r"adapter\.rank is 8, but cpt-.* has 16: take that"):
+        runs.create(override(follow(STAGE, "sft"), {"adapter.rank": 8}), experiment="e", parent=run.id)
+    assert len(runs.all()) == 4
 
 
 def test_a_unique_beginning_is_enough(runs: Runs, run: Run) -> None:
