@@ -63,12 +63,13 @@ def quick_run() -> None:
 
 def _quick_draft() -> Draft:
     """The same for every click until the page is drawn again without one, so that a double click starts one run."""
-    drafts, id = Drafts(state.workspace()), st.session_state["home_draft"]
+    drafts = Drafts(state.workspace())
+    draft = Draft(id=st.session_state["home_draft"], experiment="quick", stage=default_stage())
     try:
-        return drafts.get(id)
+        drafts.get(draft.id)
     except NotFound:
-        drafts.save(Draft(id=id, experiment="quick", stage=default_stage()))
-        return drafts.get(id)
+        drafts.save(draft)
+    return draft
 
 
 def _quick_needs() -> str:

@@ -4,7 +4,7 @@ from functools import partial
 
 import streamlit as st
 
-from app import launch_view, state
+from app import drafting, state
 from app.words import plain
 from mixcpt.config import Sft, Stage
 from mixcpt.drafts import Draft, Drafts
@@ -64,8 +64,7 @@ def _take(draft_id: str, key: str) -> None:
         st.session_state["launch_upload_problem"] = str(problem)[:500]
         return
     name = draft.experiment if isinstance(found, Stage) else found.name
-    state.save_draft(draft.model_copy(update={"stage": stage, "experiment": name}))
-    launch_view.forget_typed(draft_id)
+    drafting.replace(draft.model_copy(update={"stage": stage, "experiment": name}))
     variants = "" if isinstance(found, Stage) else _left_out(found)
     st.session_state["launch_uploaded_note"] = f"The settings are now those of {file.name}.{variants}"
 

@@ -4,7 +4,7 @@ from functools import partial
 
 import streamlit as st
 
-from app import forms, launch_view, state
+from app import drafting, forms, state
 from app.prepared import prepared, start
 from app.words import plain
 from mixcpt import machine
@@ -125,7 +125,7 @@ def _mixture(stage: Stage) -> None:
 
 
 def _button(draft: Draft, findings: list[Finding]) -> None:
-    waiting = launch_view.typed(draft).problem
+    waiting = drafting.typed(draft).problem
     stopped = any(finding.level == "stop" for finding in findings)
     st.button(
         "Launch",
@@ -134,7 +134,7 @@ def _button(draft: Draft, findings: list[Finding]) -> None:
         icon=":material/rocket_launch:",
         width="stretch",
         disabled=bool(waiting or stopped),
-        on_click=launch_view.launch,
+        on_click=drafting.launch,
         args=(draft.id,),
         help="Puts the run into the queue and opens its page.",
     )
@@ -142,7 +142,7 @@ def _button(draft: Draft, findings: list[Finding]) -> None:
         st.caption("Something in the form does not fit yet.")
     elif stopped:
         st.caption("Something below has to be settled first.")
-    if problem := launch_view.problem():
+    if problem := drafting.problem():
         st.error(plain(problem), icon=":material/error:")
 
 
@@ -153,7 +153,7 @@ def _finding(draft: Draft, number: int, finding: Finding) -> None:
             _fix_words(draft.stage, finding.fix),
             key=f"launch_fix_{number}",
             icon=":material/auto_fix_high:",
-            on_click=launch_view.change,
+            on_click=drafting.change,
             args=(draft.id, finding.fix),
         )
 

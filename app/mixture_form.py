@@ -1,6 +1,6 @@
 """The left-hand side of the Mixture page: what is mixed, and how much of each.
 
-Every change goes to the session's draft on disk at once (`launch_view.change`); what does not fit together stays typed.
+Every change goes to the session's draft on disk at once (`app.drafting`); what does not fit together stays typed.
 A change is made to the sources as they are when it arrives, so two that are made in quick succession both count.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import streamlit as st
 
 from app import forms, state
-from app.launch_view import change, typed
+from app.drafting import change, change_one, typed
 from app.words import plain
 from mixcpt.builtin import KINDS, WORDS
 from mixcpt.corpus import list_corpora
@@ -74,9 +74,7 @@ def form(draft: Draft) -> None:
 
 
 def _settings(draft: Draft) -> None:
-    def store(path: str, value: Any) -> None:
-        change(draft.id, {path: value})
-
+    store = partial(change_one, draft.id)
     budget, more = st.columns([10, 11], vertical_alignment="bottom")
     with budget:
         forms.field(draft.stage, "mixture.budget_tokens", key="mixture", on_change=store, typed=typed(draft).changes)
@@ -96,7 +94,9 @@ def _group(entry: Entry, known: dict[str, str]) -> str:
 
 
 def _edit(draft_id: str, edit: Edit) -> None:
-    mixed = entries(Drafts(state.workspace()).get(draft_id))
+    draft = Drafts(state.workspace()).get(draft_id)
+    assert isinstance(draft, Draft)  # this page has no other
+    mixed = entries(draft)
     change(draft_id, {"mixture.sources": [dict(entry) for entry in edit(mixed)]})
 
 

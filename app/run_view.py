@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import panels, runs_list, show, state
+from app import drafting, panels, runs_list, show, state
 from app.panels import MOVING, RUNS
 from app.pins import pin_button
 from app.words import ago, plain, printable, size
@@ -163,7 +163,7 @@ def _clone(now: RunSummary, run: Run) -> None:
         return
     drafts = Drafts(state.workspace())
     draft = drafts.create(stage) if now.recorded else drafts.create(stage, now.experiment)
-    state.use_draft(draft)
+    drafting.use(draft)
     st.toast("The settings are copied: change what you like, then launch.", icon=":material/content_copy:")
     st.switch_page(LAUNCH, query_params={"draft": draft.id})
 

@@ -1,4 +1,4 @@
-"""What all sessions share, and the one draft that is each session's own.
+"""What all sessions share.
 
 Streamlit runs a page anew at every click; what must live longer than a click lies on disk (`mixcpt`), and the handles
 to it are kept here.
@@ -6,15 +6,11 @@ to it are kept here.
 
 import streamlit as st
 
-from mixcpt.drafts import Draft, Drafts
-from mixcpt.errors import MixcptError
 from mixcpt.jobs import Jobs
 from mixcpt.launching import prepare, preparing
 from mixcpt.machine import Machine, read
 from mixcpt.supervisor import Supervisor
 from mixcpt.workspace import Workspace
-
-_DRAFT = "draft"
 
 
 @st.cache_resource(show_spinner=False)
@@ -55,30 +51,3 @@ def machine() -> Machine | None:
     if facts is None and preparing(workspace(), "doctor") is None:
         prepare(workspace(), "doctor")
     return facts
-
-
-def draft() -> Draft:
-    """The run that this session is putting together. Its id stands in the address (?draft=...), so a reload and a
-    copied address find it again; without one a new draft begins."""
-    drafts = Drafts(workspace())
-    id = st.query_params.get(_DRAFT) or st.session_state.get(_DRAFT)
-    found = None
-    if id:
-        try:
-            found = drafts.get(id)
-        except MixcptError:
-            st.session_state.pop(_DRAFT, None)  # deleted, launched, or an address that was never a draft's
-    found = found or drafts.create()
-    use_draft(found)
-    return found
-
-
-def use_draft(draft: Draft) -> None:
-    """Make `draft` this session's own, as cloning a run does."""
-    st.session_state[_DRAFT] = draft.id
-    if st.query_params.get(_DRAFT) != draft.id:
-        st.query_params[_DRAFT] = draft.id
-
-
-def save_draft(draft: Draft) -> None:
-    Drafts(workspace()).save(draft)

@@ -1,19 +1,23 @@
 """Drafts: runs that are being put together in the app. They lie on disk, so that a reload, a second tab or a restarted
 server finds what was typed; several people have a draft each.
 
-    drafts/<id>.json      a `Draft`, replaced atomically at every change; after its launch it names the run
+    drafts/<id>.json      a `Draft` of the knowledge stage, or an `AlignDraft` of the stages after it, replaced
+                          atomically at every change; after its launch it names the run
 """
 
 import re
 import unicodedata
+from typing import Annotated
 
 from pydantic import Field
 
 from mixcpt.config import (
     AdapterConfig,
+    Dpo,
     EvaluationConfig,
     MeasureConfig,
     MixtureConfig,
+    Sft,
     SourceShare,
     Stage,
     TrainingConfig,
@@ -35,8 +39,8 @@ class Guess(Config):
     forgetting: float = Field(ge=-100, le=1000)
 
 
-class Draft(Config):
-    """A run before its launch: where it will belong, what it will do, and what is expected of it.
+class RunDraft(Config):
+    """A run before its launch: where it will belong, and what is expected of it.
 
     `launched` is the id of the run that it became; `mixcpt.launching` writes it, and nobody else.
     """
@@ -45,9 +49,24 @@ class Draft(Config):
     experiment: str = EXPERIMENT
     name: str = ""
     tags: tuple[str, ...] = ()
-    stage: Stage
     guess: Guess | None = None
     launched: str | None = None
+
+
+class Draft(RunDraft):
+    """A run of the knowledge stage before its launch."""
+
+    stage: Stage
+
+
+class AlignDraft(RunDraft):
+    """A run of SFT or DPO before its launch. `parent` is the id of the run it continues, None for the base itself."""
+
+    stage: Annotated[Sft | Dpo, Field(discriminator="stage")]
+    parent: str | None = None
+
+
+AnyDraft = Draft | AlignDraft
 
 
 def default_stage() -> Stage:
@@ -86,14 +105,21 @@ class Drafts:
         self.save(draft)
         return draft
 
-    def get(self, id: str) -> Draft:
+    def create_align(self, stage: Sft, parent: str | None = None, experiment: str = EXPERIMENT) -> AlignDraft:
+        draft = AlignDraft(id=new_id("draft"), stage=stage, parent=parent, experiment=experiment)
+        self.save(draft)
+        return draft
+
+    def get(self, id: str) -> AnyDraft:
         """Raises NotFound when there is no such draft, BadConfig when this version cannot read it."""
         path = self.folder / f"{check_name(id, 'draft')}.json"
         if not path.is_file():
             raise NotFound(f"There is no draft {id!r} any more: begin a new one.")
-        return validate(Draft, read_json(path), f"draft {id}")
+        data = read_json(path)
+        kind = AlignDraft if isinstance(data, dict) and "parent" in data else Draft
+        return validate(kind, data, f"draft {id}")
 
-    def save(self, draft: Draft) -> None:
+    def save(self, draft: AnyDraft) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / f"{check_name(draft.id, 'draft')}.json", draft.model_dump(mode="json"))
 

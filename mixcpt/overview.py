@@ -23,13 +23,14 @@ from mixcpt.workspace import Workspace
 
 DAMAGED = "damaged"
 """State of a run whose files cannot be read."""
-_FILES = ("run.json", "labels.json", "results.json", "metrics.jsonl")
+_FILES = ("run.json", "labels.json", "results.json", "metrics.jsonl", "started.json")
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """Tokens are those read so far and those it may read. Gain and forgetting are in bits per byte (see
-    `mixcpt.compare`), the KL on general prompts in nats per token; None before anything was measured.
+    """Tokens are those read so far and those it may read, 0 where that is not known yet. Gain and forgetting are in
+    bits per byte (see `mixcpt.compare`), the KL on general prompts in nats per token, all of them to the base; None
+    before anything was measured. `retention` is empty for the stages after the first, which have none.
 
     `kind`, `message` and `progress` (0 to 1) are those of the job that tells how the run stands.
     """
@@ -133,11 +134,14 @@ def _settings(run: Run) -> dict[str, Any]:
 
     def read() -> dict[str, Any]:
         stage = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        model = stage["model"]["name"]
+        if stage.get("stage", "cpt") != "cpt":
+            return {"model": model}
         budget = MixtureConfig.model_validate(stage["mixture"]).total_tokens()
-        retention = stage["objective"]["retention"]
-        return {"model": stage["model"]["name"], "retention": retention, "budget_tokens": budget}
+        return {"model": model, "retention": stage["objective"]["retention"], "budget_tokens": budget}
 
-    return _CONFIGS.get(path, [str(path)], read)
+    settings = _CONFIGS.get(path, [str(path)], read)
+    return settings if "budget_tokens" in settings else settings | {"budget_tokens": run.total_tokens or 0}
 
 
 def _final_figures(training: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import launch_recipe, launch_summary, launch_view
+from app import launch_recipe, launch_summary, launch_view, run_form
 
 draft = launch_view.current()
 st.title("Launch")
@@ -13,7 +13,7 @@ st.markdown(
 form, side = st.columns([8, 5], gap="medium")
 with form:
     launch_view.basics(draft)
-    launch_view.prediction(draft)
+    run_form.prediction(draft, key="launch")
 with side:
     launch_summary.summary(draft)
 launch_view.advanced(draft)

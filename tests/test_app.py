@@ -85,9 +85,9 @@ def test_a_reload_finds_the_draft_by_its_address(studio: Workspace) -> None:
     def page() -> None:
         import streamlit as st
 
-        from app import state
+        from app import launch_view
 
-        st.text(state.draft().name)
+        st.text(launch_view.current().name)
 
     app = AppTest.from_function(page)
     app.query_params["draft"] = draft.id
@@ -98,9 +98,9 @@ def test_an_address_with_a_draft_that_is_gone_begins_a_new_one(studio: Workspace
     def page() -> None:
         import streamlit as st
 
-        from app import state
+        from app import launch_view
 
-        st.text(state.draft().id)
+        st.text(launch_view.current().id)
 
     app = AppTest.from_function(page)
     app.query_params["draft"] = "draft-20200101-000000-00000"

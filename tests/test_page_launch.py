@@ -15,7 +15,9 @@ from mixcpt.workspace import Workspace
 
 
 def draft_on_disk(studio: Workspace, app: AppTest) -> Draft:
-    return Drafts(studio).get(app.session_state["draft"])
+    draft = Drafts(studio).get(app.session_state["draft"])
+    assert isinstance(draft, Draft)
+    return draft
 
 
 def widget_of(app: AppTest, kind: str, key: str) -> Any:

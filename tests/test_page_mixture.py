@@ -45,7 +45,9 @@ def opened(workspace: Workspace, draft: Draft) -> AppTest:
 
 
 def kept(workspace: Workspace, draft: Draft) -> Draft:
-    return Drafts(workspace).get(draft.id)
+    found = Drafts(workspace).get(draft.id)
+    assert isinstance(found, Draft)
+    return found
 
 
 def sources(workspace: Workspace, draft: Draft) -> list[SourceShare]:

@@ -1,0 +1,134 @@
+"""The runs that are being put together: one draft of each kind a session, kept on disk, launched once.
+
+Launch and Mixture work at a `Draft`, Align at an `AlignDraft`; all of them by what stands here. A draft's id stands in
+the address (?draft=...), so a reload, a second tab and a restarted server find it again. What is typed but does not fit
+together yet lies in the session beside the draft (`Typed`), so nothing is lost and the draft on disk can always be
+launched.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import streamlit as st
+
+from app import forms, show, state
+from mixcpt.drafts import AlignDraft, AnyDraft, Draft, Drafts
+from mixcpt.errors import MixcptError
+from mixcpt.launching import check_files, launch_draft, successor
+from mixcpt.settings import override
+
+RUNS = "../pages/runs.py"
+D = TypeVar("D", Draft, AlignDraft)
+_PAGES: dict[type[Draft] | type[AlignDraft], str] = {Draft: "../pages/launch.py", AlignDraft: "../pages/align.py"}
+_KEYS: dict[type[Draft] | type[AlignDraft], str] = {Draft: "draft", AlignDraft: "align_draft"}
+_ADDRESS, _TYPED, _LAUNCHED, _PROBLEM = "draft", "draft_typed", "draft_launched", "draft_problem"
+_FILES = {"model.name", "evaluation.tasks"}
+"""Settings that can name files of this machine."""
+
+
+@dataclass
+class Typed:
+    """What stands in the form but not in the draft, and why it does not fit."""
+
+    draft: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+def current(kind: type[D], begin: Callable[[], D]) -> D:
+    """The draft of this kind that the address or the session names, else one that is begun now. One that was launched
+    already is left alone, and a copy of it begun.
+
+    After a click on Launch it leaves for the run's page instead.
+    """
+    if run := st.session_state.pop(_LAUNCHED, None):
+        st.switch_page(RUNS, query_params={"run": run})
+    draft = _found(kind) or begin()
+    if draft.launched:
+        draft = successor(state.workspace(), draft)
+    use(draft)
+    return draft
+
+
+def _found(kind: type[D]) -> D | None:
+    """None for a draft that was deleted, and for an address that was never a draft's."""
+    id = st.query_params.get(_ADDRESS) or st.session_state.get(_KEYS[kind])
+    if not id:
+        return None
+    try:
+        draft = Drafts(state.workspace()).get(id)
+    except MixcptError:
+        st.session_state.pop(_KEYS[kind], None)
+        return None
+    if not isinstance(draft, kind):  # an address of the other page
+        st.switch_page(_PAGES[type(draft)], query_params={_ADDRESS: id})
+    return draft
+
+
+def use(draft: AnyDraft) -> None:
+    """Make `draft` this session's own, as cloning a run does."""
+    st.session_state[_KEYS[type(draft)]] = draft.id
+    if st.query_params.get(_ADDRESS) != draft.id:
+        st.query_params[_ADDRESS] = draft.id
+
+
+def typed(draft: AnyDraft) -> Typed:
+    key = f"{_TYPED}_{_KEYS[type(draft)]}"
+    kept = st.session_state.get(key)
+    if not isinstance(kept, Typed) or kept.draft != draft.id:
+        kept = st.session_state[key] = Typed(draft.id)
+    return kept
+
+
+@show.told
+def change(draft_id: str, changes: dict[str, Any]) -> None:
+    """Lay changes into the draft; where they do not fit together they stay typed, with the reason."""
+    draft = Drafts(state.workspace()).get(draft_id)
+    waiting = typed(draft)
+    waiting.changes |= changes
+    try:
+        stage = override(draft.stage, waiting.changes)
+        if _FILES & waiting.changes.keys():
+            check_files(state.workspace(), stage)
+    except MixcptError as problem:
+        waiting.problem = forms.in_words(type(draft.stage), str(problem).removeprefix("In these changes: "))
+        return
+    replace(draft.model_copy(update={"stage": stage}))
+
+
+def change_one(draft_id: str, path: str, value: Any) -> None:
+    """As `change`, as a form tells it."""
+    change(draft_id, {path: value})
+
+
+def replace(draft: AnyDraft) -> None:
+    """Keep the draft as it is now; what was typed counts no more, for the draft was replaced as a whole."""
+    Drafts(state.workspace()).save(draft)
+    st.session_state[f"{_TYPED}_{_KEYS[type(draft)]}"] = Typed(draft.id)
+
+
+@show.told
+def update(draft_id: str, **parts: Any) -> None:
+    """Replace parts of the draft other than its stage."""
+    drafts = Drafts(state.workspace())
+    drafts.save(drafts.get(draft_id).model_copy(update=parts))
+
+
+def launch(draft_id: str) -> None:
+    """Answer a click on Launch. Draws nothing: Streamlit may stop a script at whatever it draws when somebody clicks
+    again, and that click comes here too, with the same draft, for which there is only one run."""
+    draft = Drafts(state.workspace()).get(draft_id)
+    try:
+        run = launch_draft(state.workspace(), draft)
+    except MixcptError as problem:
+        st.session_state[_PROBLEM] = str(problem)
+        return
+    st.session_state[_LAUNCHED] = run.id
+    if st.session_state.get(_KEYS[type(draft)]) == draft_id:
+        use(successor(state.workspace(), draft))
+
+
+def problem() -> str:
+    """The sentence of the launch that failed just now."""
+    return str(st.session_state.pop(_PROBLEM, ""))

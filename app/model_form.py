@@ -1,0 +1,82 @@
+"""Which model is adapted: a built-in one, a folder, or one of the hub."""
+
+import streamlit as st
+
+from app import forms, state
+from app.drafting import change, typed
+from app.words import printable
+from mixcpt.drafts import AnyDraft
+from mixcpt.launching import local_models
+
+_BUILTIN = {"smollm2-135m": "SmolLM2 135M (built in)", "gemma-3-270m": "Gemma 3 270M (built in, has terms)"}
+_OTHER = {"folder": "A folder on this machine", "hub": "From the Hugging Face hub"}
+_NAME_IT = {"folder": "Name the folder of your model.", "hub": "Name a model of the hub, as org/name."}
+
+
+def model(draft: AnyDraft, *, key: str) -> None:
+    """Draws the choice; the widgets' keys begin with KEY_model."""
+    kind_key = f"{key}_model"
+    name = typed(draft).changes.get("model.name", draft.stage.model.name)
+    kind = _kind(draft, name, key)
+    forms.show(kind_key, kind)
+
+    def choose() -> None:
+        chosen = st.session_state[kind_key]
+        if chosen in _BUILTIN:
+            change(draft.id, {"model.name": chosen})
+        else:
+            waiting = typed(draft)
+            waiting.changes["model.name"], waiting.problem = "", _NAME_IT[chosen]
+            st.session_state[f"{key}_model_other"] = chosen
+
+    words = _BUILTIN | _OTHER
+    st.selectbox(
+        "Model",
+        list(words),
+        format_func=lambda option: words[option],
+        key=kind_key,
+        on_change=choose,
+        help="The language model that is adapted. Its own weights stay as they are; what is learned lies in a small "
+        "adapter beside them.",
+    )
+    if kind == "folder":
+        _folder(draft, name, f"{key}_model_folder")
+    elif kind == "hub":
+        _hub(draft, name, f"{key}_model_hub")
+
+
+def _kind(draft: AnyDraft, name: str, key: str) -> str:
+    if name in _BUILTIN:
+        return name
+    if "model.name" in typed(draft).changes:
+        return str(st.session_state.get(f"{key}_model_other", "folder"))
+    return "folder" if name.startswith("/") else "hub"
+
+
+def _folder(draft: AnyDraft, name: str, key: str) -> None:
+    known = local_models(state.workspace())
+    forms.show(key, name or None)
+    st.selectbox(
+        "Folder of the model",
+        list(dict.fromkeys([*known, *([name] if name else [])])),
+        key=key,
+        index=None,
+        format_func=printable,
+        on_change=lambda: change(draft.id, {"model.name": st.session_state[key] or ""}),
+        accept_new_options=True,
+        placeholder="choose one, or write its full path",
+        help="A folder made by save_pretrained: config.json, *.safetensors and a tokenizer. It must lie in the "
+        "workspace's models/ or inbox/, or where the owner of this server allows it.",
+    )
+
+
+def _hub(draft: AnyDraft, name: str, key: str) -> None:
+    forms.show(key, name)
+    st.text_input(
+        "Hub id",
+        key=key,
+        on_change=lambda: change(draft.id, {"model.name": st.session_state[key].strip()}),
+        placeholder="org/name",
+        help="Any causal language model with safetensors weights, for example HuggingFaceTB/SmolLM2-360M. No code of "
+        "the model is ever run.",
+    )
