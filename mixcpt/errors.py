@@ -8,6 +8,7 @@ MixcptError             base: "show this to the user"              exit code 1
 │   ├── BadConfig       a recipe or setting that contradicts itself or names an unknown thing
 │   └── NotFound        a run, job, corpus or model that is not there
 ├── Unavailable         a model, hub or library that cannot be had now
+│   └── Busy            the machine is at other work; trying again later helps
 ├── TooLittle           not enough memory or disk for what was asked
 ├── Diverged            the loss became NaN or infinite
 ├── Interrupted         cancelled or paused by the user; what was done is kept
@@ -46,6 +47,10 @@ class NotFound(BadInput):
 
 
 class Unavailable(MixcptError):
+    pass
+
+
+class Busy(Unavailable):
     pass
 
 

@@ -119,12 +119,17 @@ def estimate(stage: Stage, shape: Shape, *, device: str, precision: str, gflops:
     """
     parts = {
         "process": PROCESS_BYTES if device == "cpu" else 500_000_000,
-        "model": round(shape.linear_parameters * _BYTES[precision] + shape.other * _OTHER_BYTES[precision]),
+        "model": weight_bytes(shape, precision),
         "adapter": 16 * adapter_parameters(stage, shape),  # fp32 weight, gradient and two moments
         "activations": _activations(stage, shape, precision),
         "logits": LOGIT_COPIES * 4 * stage.training.loss_chunk * shape.vocabulary,
     }
     return Estimate(round(SLACK * sum(parts.values())), _seconds(stage, shape, device, gflops), parts)
+
+
+def weight_bytes(shape: Shape, precision: str) -> int:
+    """Bytes of the base's weights in memory."""
+    return round(shape.linear_parameters * _BYTES[precision] + shape.other * _OTHER_BYTES[precision])
 
 
 def adapter_parameters(stage: Stage, shape: Shape) -> int:

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mixcpt.errors import MixcptError
-from mixcpt.jobs import Job, Jobs, Status, telling
+from mixcpt.jobs import ACCELERATOR_KINDS, Job, Jobs, Status, telling
+from mixcpt.processes import lease_holder
 from mixcpt.progress import progress
 from mixcpt.runs import Run
 from mixcpt.workspace import Workspace
@@ -42,6 +43,40 @@ def queue(workspace: Workspace) -> list[QueueItem]:
     return sorted(items, key=lambda item: (item.status.state == "queued", item.job.created))
 
 
+TALK = "talk"
+"""What the inference process calls itself while it holds the accelerator's lease."""
+_WORK = {"train": "training", "evaluate": "the evaluation of", "score": "scoring"}
+
+
+def next_for_machine(workspace: Workspace) -> Job | None:
+    """The job that takes the accelerator as soon as it is free: the oldest that waits for nothing else."""
+    looks = Jobs(workspace).snapshot()
+    done = {job.id for job, status in looks if status.state == "done"}
+    ready = (
+        job
+        for job, status in looks
+        if status.state == "queued" and job.kind in ACCELERATOR_KINDS and done.issuperset(job.after)
+    )
+    return next(ready, None)
+
+
+def at_machine(workspace: Workspace) -> str | None:
+    """In words, what has the accelerator, such as "training quick"; None when it is free or the talk page has it."""
+    holder = lease_holder(workspace)
+    if holder is None or holder == TALK:
+        return None
+    try:
+        return in_words(workspace, Jobs(workspace).get(holder))
+    except MixcptError:  # no job: whatever took the lease by another name
+        return holder or "something else"
+
+
+def in_words(workspace: Workspace, job: Job) -> str:
+    """What a job does and to what, for the middle of a sentence: "training quick"."""
+    run = _run(workspace, job)
+    return f"{_WORK.get(job.kind, job.kind)} {_title(run) if run else job.name}"
+
+
 def _whose(job: Job) -> str:
     return job.run if job.run and job.kind != "export" else job.id
 
@@ -49,10 +84,15 @@ def _whose(job: Job) -> str:
 def _item(workspace: Workspace, found: Look, mine: Iterable[Look]) -> QueueItem:
     job, status = found
     then = tuple(other.kind for other, its in mine if its.state == "queued" and other.id != job.id)
-    run = Run(workspace.runs / job.run) if job.run and (workspace.runs / job.run / "run.json").is_file() else None
+    run = _run(workspace, job)
     stopping = status.state == "running" and job.requested() is not None
     left = _left(run) if run and job.kind == "train" and status.state == "running" else None
     return QueueItem(job, status, _title(run) if run else job.label or job.kind, run, then, left, stopping)
+
+
+def _run(workspace: Workspace, job: Job) -> Run | None:
+    """None where the job has none, or one that is gone."""
+    return Run(workspace.runs / job.run) if job.run and (workspace.runs / job.run / "run.json").is_file() else None
 
 
 def _title(run: Run) -> str:
