@@ -90,6 +90,11 @@ def _item(workspace: Workspace, found: Look, mine: Iterable[Look]) -> QueueItem:
     return QueueItem(job, status, _title(run) if run else job.label or job.kind, run, then, left, stopping)
 
 
+def taken(words: str) -> str:
+    """What is said to whoever wants to talk meanwhile."""
+    return f"{words[:1].upper()}{words[1:]} has the machine; Talk goes on when it is done."
+
+
 def _run(workspace: Workspace, job: Job) -> Run | None:
     """None where the job has none, or one that is gone."""
     return Run(workspace.runs / job.run) if job.run and (workspace.runs / job.run / "run.json").is_file() else None
