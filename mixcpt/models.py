@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import (
     LoraConfig,
     PeftModel,
@@ -115,6 +116,7 @@ def load_base(folder: Path, device: str, precision: str) -> PreTrainedModel:
     _check_weights(model, loading["missing_keys"], folder)
     if precision == "nf4":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
+        _keep_differentiable(model)
     else:
         model = model.to(device)
     model.config.use_cache = False
@@ -129,6 +131,14 @@ def _nf4(device: str) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=_DTYPES[compute],
     )
+
+
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights on processors with AVX-512 BF16: it does so at the first look in
+    evaluation mode, rounds the block scales, and from then on the layer has no gradient, not even in training mode."""
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _check_weights(model: PreTrainedModel, missing: Iterable[str], folder: Path) -> None:
