@@ -8,7 +8,7 @@ import numpy as np
 
 from mixcpt.corpus import Corpus
 from mixcpt.errors import BadInput
-from mixcpt.records import Message, Record
+from mixcpt.records import Kind, Message, Record
 from mixcpt.scores import sample_fingerprint
 from mixcpt.templates import ChatTemplate, PlainForm, Rendered, Span
 from mixcpt.tokens import TextTokenizer
@@ -37,11 +37,7 @@ def candidates(corpus: Corpus, limit: int | None = None) -> list[tuple[str, Reco
     Raises:
         BadInput: the source holds documents.
     """
-    if corpus.manifest.kind == "documents":
-        raise BadInput(
-            f"The source {corpus.manifest.name!r} holds documents, which have no answers to score: take a source of "
-            "instructions or preferences."
-        )
+    require_answers(corpus.manifest.name, corpus.manifest.kind)
     found = [
         (document.id, Record.from_json(document.record, document.file, document.line))
         for document in corpus.documents("train")
@@ -50,6 +46,15 @@ def candidates(corpus: Corpus, limit: int | None = None) -> list[tuple[str, Reco
     if limit is None or limit >= len(found):
         return found
     return [found[index] for index in sorted(random.Random(0).sample(range(len(found)), limit))]
+
+
+def require_answers(source: str, kind: Kind) -> None:
+    """Raises BadInput when the source holds documents."""
+    if kind == "documents":
+        raise BadInput(
+            f"The source {source!r} holds documents, which have no answers to score: take a source of instructions or "
+            "preferences."
+        )
 
 
 class Reader:

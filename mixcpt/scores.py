@@ -27,14 +27,16 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from mixcpt.errors import BadFile, NotFound
+from mixcpt.errors import BadFile, Damaged, NotFound
 from mixcpt.records import Kind, Record
+from mixcpt.stamps import Kept
 from mixcpt.workspace import Workspace, building, locked, read_json, write_atomic, write_json
 
 
@@ -46,12 +48,27 @@ class ScoreKind:
     kind: Kind
     easy: Literal["low", "high"]
     help: str
+    unit: str = ""
     ours: bool = False
     needs_template: bool = False
+
+    @property
+    def short(self) -> str:
+        """The label where there is little room; a star stands for "our reading"."""
+        return self.label.replace(" (our reading)", "*")
+
+    @property
+    def title(self) -> str:
+        """As `short`, with the unit: the title of an axis or a column."""
+        return f"{self.short} ({self.unit})" if self.unit else self.short
 
 
 def _of_answers(label: str, help: str, **more: Any) -> ScoreKind:
     return ScoreKind(label, "instructions", "low", help, **more)
+
+
+def _of_pairs(label: str, easy: Literal["low", "high"], help: str, unit: str) -> ScoreKind:
+    return ScoreKind(label, "preferences", easy, help, unit)
 
 
 SCORES: dict[str, ScoreKind] = {
@@ -60,9 +77,12 @@ SCORES: dict[str, ScoreKind] = {
     ),
     "perplexity_plain": _of_answers("Perplexity, plain text", "How surprising the answer is in plain text."),
     "loss_template": _of_answers(
-        "Loss, with template", "Nats per token of the answer under the chat template.", needs_template=True
+        "Loss, with template",
+        "Nats per token of the answer under the chat template.",
+        unit="nats per token",
+        needs_template=True,
     ),
-    "loss_plain": _of_answers("Loss, plain text", "Nats per token of the answer in plain text."),
+    "loss_plain": _of_answers("Loss, plain text", "Nats per token of the answer in plain text.", unit="nats per token"),
     "alignment_response": _of_answers(
         "Format alignment, over the answer (our reading)",
         "Loss with template over loss without, of the answer: near or below 1, the format is no obstacle.",
@@ -76,19 +96,30 @@ SCORES: dict[str, ScoreKind] = {
         needs_template=True,
     ),
     "ifd": _of_answers("IFD", "Loss of the answer after its question over that without it: low, the question helps."),
-    "margin": ScoreKind("Margin", "preferences", "high", "How many nats likelier the chosen answer is."),
-    "margin_per_token": ScoreKind(
-        "Margin per token", "preferences", "high", "The margin with each answer's log-probability over its tokens."
+    "margin": _of_pairs("Margin", "high", "How many nats likelier the chosen answer is.", "nats"),
+    "margin_per_token": _of_pairs(
+        "Margin per token",
+        "high",
+        "The margin with each answer's log-probability over its tokens.",
+        "nats per token",
     ),
-    "implicit_margin": ScoreKind(
-        "Implicit-reward margin", "preferences", "high", "How far training moved the margin from the base's, in nats."
+    "implicit_margin": _of_pairs(
+        "Implicit-reward margin", "high", "How far training moved the margin from the base's, in nats.", "nats"
     ),
-    "dpo_loss": ScoreKind(
-        "Held-out DPO loss", "preferences", "low", "DPO's loss on this pair, with the base as reference; 0.693 = none."
+    "dpo_loss": _of_pairs(
+        "Held-out DPO loss", "low", "DPO's loss on this pair, with the base as reference; 0.693 = none.", "nats"
     ),
-    "logp_chosen": ScoreKind("Log-probability of chosen", "preferences", "high", "Summed over the answer, in nats."),
-    "logp_rejected": ScoreKind("Log-probability of rejected", "preferences", "low", "Summed over the answer, in nats."),
+    "logp_chosen": _of_pairs("Log-probability of chosen", "high", "Summed over the answer, in nats.", "nats"),
+    "logp_rejected": _of_pairs("Log-probability of rejected", "low", "Summed over the answer, in nats.", "nats"),
 }
+
+
+_FIRST = ("alignment_response", "loss_template", "loss_plain", "implicit_margin", "margin")
+
+
+def default_score(names: Sequence[str]) -> str | None:
+    """Of these scores the one to choose by when nobody says which; None when there is none."""
+    return next((name for name in (*_FIRST, *names) if name in names), None)
 
 
 @dataclass(frozen=True)
@@ -217,16 +248,60 @@ class ScoreTable:
     @classmethod
     def open(cls, workspace: Workspace, id: str) -> "ScoreTable":
         """Raises NotFound when there is no such table, BadFile when it is damaged."""
-        folder = workspace.root / "scores" / "tables" / id
-        if id not in {info["id"] for info in list_tables(workspace)}:
+        if id not in table_ids(workspace):
             raise NotFound(f"There are no scores {id!r}: score the source again.")
-        return cls(read_json(folder / "table.json"), read_samples(folder / "scores.jsonl"))
+        folder = _tables(workspace) / id
+        return cls(read_facts(folder / "table.json", _FACTS), read_samples(folder / "scores.jsonl"))
+
+
+_FACTS = ("id", "source", "kind", "run", "model", "template", "created")
+
+
+def table_ids(workspace: Workspace) -> list[str]:
+    """Of all tables, also damaged ones."""
+    return sorted(file.parent.name for file in _tables(workspace).glob("[!.]*/table.json"))
 
 
 def list_tables(workspace: Workspace) -> list[dict[str, Any]]:
-    """What table.json says of every table, newest first."""
-    files = (workspace.root / "scores" / "tables").glob("[!.]*/table.json")
-    return sorted((read_json(file) for file in files), key=lambda info: str(info["created"]), reverse=True)
+    """What table.json says of every table, newest first, without damaged ones."""
+    infos = all_facts(_tables(workspace).glob("[!.]*/table.json"), _FACTS)
+    return sorted(infos, key=lambda info: (str(info["created"]), str(info["id"])), reverse=True)
+
+
+def delete_table(workspace: Workspace, id: str) -> None:
+    """Saved selections keep their own scores. Raises NotFound when there is no such table."""
+    if id not in table_ids(workspace):
+        raise NotFound(f"There are no scores {id!r} any more.")
+    shutil.rmtree(_tables(workspace) / id)
+
+
+def _tables(workspace: Workspace) -> Path:
+    return workspace.root / "scores" / "tables"
+
+
+def read_facts(path: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """A JSON object that has these keys. Raises Damaged when the file holds none."""
+    facts = read_json(path)
+    if not isinstance(facts, dict) or (missing := sorted(set(keys) - facts.keys())):
+        lacks = f"it lacks {missing[0]}" if isinstance(facts, dict) else "it is no object"
+        raise Damaged(f"{path} is damaged ({lacks}): mend it, or move its folder away.")
+    return facts
+
+
+def all_facts(paths: Iterable[Path], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """What those of the files say that can be read; they are read again only when they change."""
+
+    def read(path: Path) -> dict[str, Any] | None:
+        try:
+            return read_facts(path, keys)
+        except (FileNotFoundError, Damaged):  # deleted just now, or damaged: its own page tells that
+            return None
+
+    found = [_KEPT.get(str(path), [str(path)], lambda path=path: read(path)) for path in paths]  # type: ignore[misc]
+    return [facts for facts in found if facts]
+
+
+_KEPT: Kept[dict[str, Any] | None] = Kept()
 
 
 def write_samples(path: Path, samples: Iterable[ScoredSample]) -> None:

@@ -28,13 +28,14 @@ from mixcpt.lssd import Head, token_losses
 from mixcpt.packing import IGNORED
 from mixcpt.readings import FORMS, MAX_TOKENS, Reader, Text, candidates
 from mixcpt.records import Record
-from mixcpt.runs import Run, Runs
+from mixcpt.runs import Runs
+from mixcpt.score_jobs import require_adapter
 from mixcpt.scores import Cache, ScoredSample, ScoreTable, Sums, answer_scores, pair_scores
 from mixcpt.settings import validate
 from mixcpt.teacher import evaluating, final_hidden, teacher_mode
 from mixcpt.templates import NAMED, Rendered, choose_template
 from mixcpt.tokens import TextTokenizer
-from mixcpt.workspace import Workspace, now
+from mixcpt.workspace import Workspace, now, write_json
 
 if TYPE_CHECKING:
     from mixcpt.worker import JobContext
@@ -192,7 +193,7 @@ class _Scoring:
         self.config = self.run.config.model if self.run else model or ModelConfig()
         self.wanted, self.what, self.max_tokens, self.limit = template, what, max_tokens, limit
         if self.run:
-            _require_adapter(self.run)
+            require_adapter(self.run)
 
     def run_all(self, progress: Progress, check: Check) -> ScoreTable:
         progress(None, "preparing the samples")
@@ -257,6 +258,7 @@ class _Scoring:
         """Compute what the caches lack. The model is loaded only when there is something to do."""
         todo = {mode: self._missing(mode, texts) for mode in self.modes}
         total, done = sum(map(len, todo.values())), 0
+        tokens, read = sum(len(text.ids) for missing in todo.values() for text in missing), 0
         if not total:
             return
         progress(0.0, f"loading {self.config.name} ({self.precision} on {self.device})")
@@ -269,7 +271,8 @@ class _Scoring:
                 for batch in losses_of(model, head, missing, batch_tokens=self.batch_tokens):
                     self._keep(mode, [(missing[index], losses) for index, losses in batch])
                     done += len(batch)
-                    progress(done / total, f"scored {done:,} of {total:,} texts ({mode})")
+                    read += sum(len(missing[index].ids) for index, _ in batch)  # the long ones come first
+                    progress(read / tokens, f"scored {done:,} of {total:,} texts ({mode})")
                     check()
 
     def _missing(self, mode: str, texts: Sequence[Text]) -> list[Text]:
@@ -335,31 +338,29 @@ class _Scoring:
 _Sample = tuple[str, Record, list[Text], str]
 
 
-def _require_adapter(run: Run) -> None:
-    if not all((run.adapter / name).is_file() for name in ("adapter_model.safetensors", "adapter_config.json")):
-        raise BadInput(f"Run {run.id} has no finished adapter: wait for its end or resume it (`mixcpt resume`).")
-
-
 _OPTIONS = ("template", "beta", "max_tokens", "limit", "batch_tokens")
 
 
-def run_job(context: "JobContext") -> str:
-    """The `score` job. Payload: source, run (id, null: the base), model (a `ModelConfig`, for the base), template (name
-    or null), what (list of forms), and optionally beta, max_tokens, limit and batch_tokens, as `score` takes them."""
-    payload = context.job.payload
+def score_as_asked(
+    workspace: Workspace,
+    payload: dict[str, Any],
+    progress: Progress = lambda fraction, message: None,
+    check: Check = lambda: None,
+) -> ScoreTable:
+    """`score` by the payload of a `score` job: source, run (id, null: the base), model (a `ModelConfig`, for the base),
+    template (name or null), what (list of forms), and optionally beta, max_tokens, limit and batch_tokens."""
     options: dict[str, Any] = {key: payload[key] for key in _OPTIONS if key in payload}
     if payload.get("what"):
         options["what"] = payload["what"]
     if payload.get("model"):
         options["model"] = validate(ModelConfig, payload["model"], "the job's model")
-    table = score(
-        context.workspace,
-        payload["source"],
-        run=payload.get("run"),
-        progress=context.progress,
-        check=context.check,
-        **options,
-    )
+    return score(workspace, payload["source"], run=payload.get("run"), progress=progress, check=check, **options)
+
+
+def run_job(context: "JobContext") -> str:
+    """The `score` job; its payload is as `score_as_asked` takes it."""
+    table = score_as_asked(context.workspace, context.job.payload, context.progress, context.check)
+    write_json(context.job.folder / "result.json", {"scores": table.id})
     left_out = sum(bool(sample.reason) for sample in table.samples)
     rest = f", {left_out:,} left out with their reason" if left_out else ""
     return f"Scores {table.id}: {len(table.samples) - left_out:,} samples scored{rest}."

@@ -15,7 +15,7 @@ import json
 import random
 import shutil
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,14 +24,13 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import model_validator
 
-from mixcpt.errors import BadFile, BadInput, NotFound
+from mixcpt.errors import BadInput, NotFound
 from mixcpt.records import Kind, Message, Record
-from mixcpt.scores import SCORES, ScoredSample, ScoreTable, read_samples, write_samples
+from mixcpt.scores import SCORES, ScoredSample, ScoreTable, all_facts, read_facts, read_samples, write_samples
 from mixcpt.settings import Config, setting, validate
-from mixcpt.workspace import Workspace, building, check_name, now, read_json, write_atomic, write_json
+from mixcpt.workspace import Workspace, building, check_name, now, write_atomic, write_json
 
 Strategy = Literal["easiest", "hardest", "random", "all", "by-hand"]
-_LISTED = 5  # faulty lines of an import that are named
 
 
 class Rule(Config):
@@ -86,17 +85,17 @@ class Rule(Config):
             return "what was kept by hand"
         order = {"random": f"at random (seed {self.seed})", "all": "all, in their order"}.get(self.strategy)
         if order is None:
-            order = f"{self.strategy} first by {self.score}, {'lowest' if self._ascending else 'highest'} first"
+            order = f"{self.strategy} first by {self.score}, {'lowest' if self.ascending else 'highest'} first"
         if self.count is not None:
             return f"{order}, {self.count:,} samples"
         if self.tokens is not None:
             return f"{order}, up to {self.tokens:,} tokens"
         if self.threshold is not None:
-            return f"{order}, {'up' if self._ascending else 'down'} to {self.threshold:g}"
+            return f"{order}, {'up' if self.ascending else 'down'} to {self.threshold:g}"
         return order
 
     @property
-    def _ascending(self) -> bool:
+    def ascending(self) -> bool:
         return (SCORES[str(self.score)].easy == "low") == (self.strategy == "easiest")
 
     def choose(self, samples: Sequence[ScoredSample]) -> list[str]:
@@ -108,7 +107,7 @@ class Rule(Config):
         """
         ordered = self._ordered([sample for sample in samples if not sample.reason])
         if self.threshold is not None:
-            sign = 1 if self._ascending else -1
+            sign = 1 if self.ascending else -1
             ordered = [s for s in ordered if sign * s.scores[str(self.score)] <= sign * self.threshold]
         if self.tokens is not None:
             ends = np.cumsum([sample.tokens for sample in ordered], dtype=np.int64)
@@ -129,7 +128,7 @@ class Rule(Config):
             there = sorted({name for sample in usable for name in sample.scores})
             needs = " It needs a chat template: score again with one." if SCORES[name].needs_template else ""
             raise BadInput(f"No sample has the score {name!r}: these have {', '.join(there)}.{needs}")
-        sign = 1 if self._ascending else -1
+        sign = 1 if self.ascending else -1
         return sorted(scored, key=lambda sample: (sign * sample.scores[name], sample.id))
 
 
@@ -293,96 +292,53 @@ class Selection:
 
     def export(self, path: Path) -> int:
         """Write the final samples as JSON lines, which any tool for such data reads; returns how many."""
-        self.require_rows()
-        write_atomic(path, "".join(json.dumps(_exported(row), ensure_ascii=False) + "\n" for row in self.rows()))
+        write_atomic(path, self.as_jsonl())
         return len(self.ids)
+
+    def as_jsonl(self) -> str:
+        """What `export` writes. Raises BadInput when nothing is selected."""
+        self.require_rows()
+        return "".join(json.dumps(_exported(row), ensure_ascii=False) + "\n" for row in self.rows())
+
+
+_FACTS = ("name", "created", "scores", "rule", "keep", "discard", "chosen", "tokens")
 
 
 def open_selection(workspace: Workspace, name: str) -> Selection:
     """Raises NotFound, with what there is; BadFile or BadConfig when it is damaged."""
-    if name not in (names := [value["name"] for value in list_selections(workspace)]):
-        known = f"choose from {', '.join(names)}" if names else "score a source and save a selection of it first"
-        raise NotFound(f"There is no selection {name!r}: {known}.")
-    folder = _folder(workspace, name)
-    value = read_json(folder / "selection.json")
+    folder = _existing(workspace, name)
+    value = read_facts(folder / "selection.json", _FACTS)
     rule = validate(Rule, value["rule"], f"the selection {name}")
     return Selection(value["scores"], read_samples(folder / "scores.jsonl"), rule, value["keep"], value["discard"])
 
 
+def selection_names(workspace: Workspace) -> list[str]:
+    """Of all selections, also damaged ones."""
+    return sorted(file.parent.name for file in (workspace.root / "selections").glob("[!.]*/selection.json"))
+
+
 def list_selections(workspace: Workspace) -> list[dict[str, Any]]:
-    """What selection.json says of every selection, by name."""
-    return [read_json(file) for file in sorted((workspace.root / "selections").glob("[!.]*/selection.json"))]
+    """What selection.json says of every selection, by name, without damaged ones."""
+    return all_facts(sorted((workspace.root / "selections").glob("[!.]*/selection.json")), _FACTS)
 
 
 def delete_selection(workspace: Workspace, name: str) -> None:
     """Raises NotFound when there is no such selection."""
-    open_selection(workspace, name)
-    shutil.rmtree(_folder(workspace, name))
+    shutil.rmtree(_existing(workspace, name))
 
 
-def import_selection(table: ScoreTable, path: Path) -> Selection:
-    """The samples that a file of `Selection.export` lists, in its order, as a selection by hand.
-
-    Raises:
-        BadFile: not UTF-8, a line that is not an object with a known id, the same id twice, or a text that is another
-            than the one that was scored; the first lines are named.
-    """
-    known = {sample.id: sample for sample in table.samples}
-    ids: dict[str, None] = {}
-    faults: list[str] = []
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            ids[_imported(line, known, ids)] = None
-        except BadInput as fault:
-            faults.append(f"line {number}: {fault}")
-    if faults:
-        more = f"; and {len(faults) - _LISTED:,} more" if len(faults) > _LISTED else ""
-        raise BadFile(
-            f"{path.name} does not fit these scores ({'; '.join(faults[:_LISTED])}{more}): "
-            "export it again from scores of the same source, or take these lines out."
-        )
-    if not ids:
-        raise BadFile(f"{path.name} lists no samples: give a file with at least one line.")
-    return Selection.of(table, Rule(strategy="by-hand"), keep=list(ids))
-
-
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise BadFile(f"There is no file {str(path)!r}: check the path.")
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        raise BadFile(f"{path.name} is not UTF-8 text: save it as JSON Lines in UTF-8.") from None
-
-
-def _imported(line: str, known: dict[str, ScoredSample], seen: Container[str]) -> str:
-    """The id of one line, when the line speaks of a known sample. Raises BadInput with what is wrong."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        raise BadInput("not JSON") from None
-    id = value.get("id") if isinstance(value, dict) else None
-    if not isinstance(id, str):
-        raise BadInput("no object with an id")
-    if id not in known:
-        raise BadInput(f"the id {id[:40]!r} is unknown")
-    if id in seen:
-        raise BadInput(f"the id {id!r} stands there twice")
-    if known[id].reason:
-        raise BadInput(f"the sample {id!r} cannot be trained on, for {known[id].reason}")
-    scored = _texts(known[id].parsed)
-    if any(key in value and value[key] != text for key, text in scored.items()):
-        raise BadInput(f"the text of {id!r} is not the one that was scored")
-    return id
+def _existing(workspace: Workspace, name: str) -> Path:
+    if name not in (names := selection_names(workspace)):
+        known = f"choose from {', '.join(names)}" if names else "score a source and save a selection of it first"
+        raise NotFound(f"There is no selection {name!r}: {known}.")
+    return _folder(workspace, name)
 
 
 def _exported(sample: ScoredSample) -> dict[str, Any]:
-    return {"id": sample.id, **_texts(sample.parsed), "scores": sample.scores}
+    return {"id": sample.id, **texts_of(sample.parsed), "scores": sample.scores}
 
 
-def _texts(record: Record) -> dict[str, Any]:
+def texts_of(record: Record) -> dict[str, Any]:
     """The columns of a record, as data sets for SFT and DPO name them and as `mixcpt.records` reads them."""
     turns = [_turn(message) for message in record.messages]
     if record.kind == "preferences":

@@ -10,23 +10,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixcpt.errors import BadConfig, BadFile, BadInput, NotFound
+from mixcpt.errors import BadConfig, BadFile, BadInput, Damaged, NotFound
+from mixcpt.interchange import import_selection
 from mixcpt.records import Message, Record
-from mixcpt.scores import ScoredSample, ScoreTable
+from mixcpt.scores import ScoredSample, ScoreTable, default_score, delete_table, list_tables, table_ids
 from mixcpt.selection import (
     Rule,
     Selection,
     delete_selection,
     histogram,
-    import_selection,
     list_selections,
     open_selection,
+    selection_names,
 )
 from mixcpt.settings import validate
 from mixcpt.sources import read
 from mixcpt.workspace import Workspace
 
-INFO = {"id": "talk.base.1", "source": "talk", "kind": "instructions", "run": None, "created": "2026-01-01T00:00:00Z"}
+INFO = {
+    "id": "talk.base.1",
+    "source": "talk",
+    "kind": "instructions",
+    "run": None,
+    "model": "smollm2-135m",
+    "template": None,
+    "created": "2026-01-01T00:00:00Z",
+}
 
 
 def sample(id: str, loss: float | None = None, tokens: int = 10, reason: str = "", **scores: float) -> ScoredSample:
@@ -270,6 +279,57 @@ def test_a_selection_that_is_not_there_or_damaged(workspace: Workspace) -> None:
     Selection.of(TABLE, EASY).save(workspace, "b", replace=True)
     delete_selection(workspace, "b")
     assert list_selections(workspace) == []
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"name": "b"}'])
+def test_a_damaged_selection_hides_no_other(workspace: Workspace, content: str) -> None:
+    for name in ("a", "b"):
+        Selection.of(TABLE, EASY).save(workspace, name)
+    path = workspace.root / "selections" / "b" / "selection.json"
+    path.write_text(content)
+    assert [one["name"] for one in list_selections(workspace)] == ["a"]
+    assert selection_names(workspace) == ["a", "b"]
+    with pytest.raises(Damaged, match=f"{path} is damaged"):
+        open_selection(workspace, "b")
+    delete_selection(workspace, "b")
+    assert selection_names(workspace) == ["a"]
+
+
+def test_a_damaged_table_hides_no_other(workspace: Workspace) -> None:
+    for number, day in enumerate(("2026-01-01", "2026-01-03", "2026-01-02")):
+        ScoreTable({**INFO, "id": f"t{number}", "created": f"{day}T00:00:00Z"}, SAMPLES).save(workspace)
+    path = workspace.root / "scores" / "tables" / "t1" / "table.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"kind"', '"kin"'))
+    assert [info["id"] for info in list_tables(workspace)] == ["t2", "t0"]
+    assert table_ids(workspace) == ["t0", "t1", "t2"]
+    with pytest.raises(Damaged, match="it lacks kind"):
+        ScoreTable.open(workspace, "t1")
+    path.write_text(whole + " ")
+    assert [info["id"] for info in list_tables(workspace)] == ["t1", "t2", "t0"]
+
+
+def test_a_selection_outlives_its_table(workspace: Workspace) -> None:
+    TABLE.save(workspace)
+    Selection.of(ScoreTable.open(workspace, TABLE.id), EASY).save(workspace, "mine")
+    delete_table(workspace, TABLE.id)
+    assert table_ids(workspace) == [] and open_selection(workspace, "mine").ids == ["a", "b"]
+    with pytest.raises(NotFound, match="no scores"):
+        delete_table(workspace, "../../selections/mine")
+
+
+@pytest.mark.parametrize(
+    ("names", "default"),
+    [
+        (["loss_plain", "ifd"], "loss_plain"),
+        (["perplexity_template", "loss_template", "alignment_response"], "alignment_response"),
+        (["margin", "logp_chosen", "implicit_margin"], "implicit_margin"),
+        (["ifd"], "ifd"),
+        ([], None),
+    ],
+)
+def test_what_is_chosen_by_when_nobody_says(names: list[str], default: str | None) -> None:
+    assert default_score(names) == default
 
 
 # Export and import

@@ -1,0 +1,165 @@
+"""How scores are spread over samples, and how well they agree: the charts of the second stage's samples.
+
+As in `mixcpt.charts`: figures out, names made safe. What this gives up: of a cloud of thousands of points two thousand
+are drawn, those that are chosen first.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from mixcpt.palette import DOMAIN, GENERAL, KINDS, NEUTRAL
+from mixcpt.plotting import frame, label, nothing, thinned
+from mixcpt.scores import SCORES, ScoredSample
+from mixcpt.selection import Selection
+
+POINTS = 2000
+_EXCERPT = 80
+_PLAIN_LIMIT = 4
+
+
+def score_histogram(selection: Selection, score: str) -> go.Figure:
+    """How a score is spread over the candidates, the chosen ones coloured. Where a threshold ends the rule a line
+    stands there. The last bar holds the highest hundredth, which may lie far away."""
+    found = selection.histogram(score)
+    if not found.counts:
+        return nothing("score_histogram", "No sample has this score.")
+    edges = np.array(found.edges)
+    values = [row.scores[score] for row in selection.rows() if score in row.scores]
+    chosen = np.histogram(values, edges)[0]
+    widths = np.full(len(found.counts), edges[1] - edges[0])  # the last one may be wide, but is drawn like the others
+    hover = [_bin_words(found.edges, place, last=place == len(chosen) - 1) for place in range(len(chosen))]
+    figure = go.Figure()
+    for name, counts, colour in (
+        ("chosen", chosen, KINDS[selection.kind]),
+        ("not chosen", np.array(found.counts) - chosen, NEUTRAL),
+    ):
+        figure.add_bar(
+            x=edges[:-1] + widths / 2,
+            y=counts,
+            width=widths,
+            name=name,
+            uid=name,
+            marker={"color": colour, "line": {"width": 0}},
+            opacity=1.0 if name == "chosen" else 0.45,
+            customdata=hover,
+            hovertemplate=f"%{{y:,}} {name}<br>%{{customdata}}<extra></extra>",
+        )
+    easy = "left is easier" if SCORES[score].easy == "low" else "right is easier"
+    frame(figure, "score_histogram", x=f"{SCORES[score].title}, {easy}", y="samples", height=260)
+    figure.update_layout(barmode="stack", bargap=0.05)
+    figure.update_xaxes(range=[edges[0] - 0.01 * widths.sum(), edges[0] + 1.01 * widths.sum()])
+    _mark_threshold(figure, selection, score, float(edges[0]), float(edges[0] + widths.sum()))
+    return figure
+
+
+def _bin_words(edges: Sequence[float], place: int, last: bool) -> str:
+    low, high = edges[place], edges[place + 1]
+    return f"from {low:.4g} on" if last else f"{low:.4g} to {high:.4g}"
+
+
+def _mark_threshold(figure: go.Figure, selection: Selection, score: str, low: float, high: float) -> None:
+    threshold = selection.rule.threshold
+    if threshold is None or selection.rule.score != score:
+        return
+    figure.add_vline(
+        x=min(max(threshold, low), high),
+        line={"width": 2, "dash": "dash", "color": GENERAL},
+        annotation={"text": f"{threshold:.4g}", "font": {"color": GENERAL}, "yanchor": "bottom", "y": 1},
+    )
+
+
+def score_scatter(selection: Selection, x: str, y: str, ratio: float | None = None) -> go.Figure:
+    """Every sample by two of its scores, the chosen ones coloured, its id as customdata; a dotted line where both are
+    equal if they have the same unit, and a dashed one where y / x is `ratio`."""
+    there = [sample for sample in selection.samples if x in sample.scores and y in sample.scores]
+    if not there:
+        return nothing("score_scatter", "No sample has both scores: score again with all forms.")
+    chosen = set(selection.ids)
+    figure = go.Figure()
+    inside = [sample for sample in there if sample.id in chosen]
+    outside = [sample for sample in there if sample.id not in chosen]
+    room = max(POINTS - len(inside), POINTS // 2)
+    _add_points(figure, "not chosen", thinned(outside, room), x, y, NEUTRAL, "circle-open")
+    _add_points(figure, "chosen", thinned(inside, POINTS), x, y, KINDS[selection.kind], "circle")
+    across = _usual_range([sample.scores[x] for sample in there])
+    up = _usual_range([sample.scores[y] for sample in there])
+    if SCORES[x].unit == SCORES[y].unit and SCORES[x].unit:
+        _add_ray(figure, 1.0, across, "dot", NEUTRAL, "the same")
+    if ratio is not None:
+        _add_ray(figure, ratio, across, "dash", GENERAL, f"ratio {ratio:.4g}")
+    frame(figure, "score_scatter", x=SCORES[x].title, y=SCORES[y].title, height=420)
+    figure.update_xaxes(range=across)
+    figure.update_yaxes(range=up)
+    return figure
+
+
+def _add_points(
+    figure: go.Figure, name: str, samples: Sequence[ScoredSample], x: str, y: str, colour: str, symbol: str
+) -> None:
+    figure.add_scatter(
+        x=[sample.scores[x] for sample in samples],
+        y=[sample.scores[y] for sample in samples],
+        mode="markers",
+        marker={"color": colour, "size": 7, "symbol": symbol, "opacity": 0.75},
+        name=name,
+        uid=name,
+        customdata=[sample.id for sample in samples],
+        hovertext=[label(question(sample), _EXCERPT) for sample in samples],
+        hovertemplate="%{hovertext}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
+    )
+
+
+def question(sample: ScoredSample) -> str:
+    """What is asked in a sample: its last turn of the user."""
+    asked = [message.content for message in sample.parsed.messages if message.role == "user"]
+    return asked[-1] if asked else ""
+
+
+def _usual_range(values: Sequence[float]) -> tuple[float, float]:
+    """From the lowest value to a little beyond all but the highest hundredth."""
+    low, high = float(min(values)), float(np.quantile(values, 0.99))
+    room = 0.05 * max(high - low, 1e-9)
+    return low - room, high + room
+
+
+def _add_ray(figure: go.Figure, slope: float, across: tuple[float, float], dash: str, colour: str, name: str) -> None:
+    figure.add_scatter(
+        x=list(across), y=[slope * end for end in across], mode="lines", name=name, uid=name, hoverinfo="skip",
+        line={"color": colour, "width": 1.5, "dash": dash},
+    )  # fmt: skip
+
+
+def agreement(names: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> go.Figure:
+    """The rank correlation of each pair of scores as a coloured table: 1 the same order, -1 the opposite."""
+    if len(names) < 2:
+        return nothing("agreement", "It takes two scores to agree or not.")
+    places = list(range(len(names)))
+    figure = go.Figure()
+    figure.add_heatmap(
+        z=[list(row) for row in matrix],
+        x=places,
+        y=places,
+        zmin=-1,
+        zmax=1,
+        colorscale=[[0.0, GENERAL], [0.5, "rgba(138,143,152,0.12)"], [1.0, DOMAIN]],
+        showscale=False,
+        xgap=2,
+        ygap=2,
+        text=[["–" if value is None else f"{value:.2f}" for value in row] for row in matrix],
+        texttemplate="%{text}",
+        customdata=_pairs(names),
+        hovertemplate="%{customdata}<br>rank correlation %{text}<extra></extra>",
+    )
+    titles = [label(SCORES[name].short, 32) for name in names]
+    frame(figure, "agreement", height=120 + 34 * len(names))
+    short = len(names) <= _PLAIN_LIMIT
+    figure.update_xaxes(tickvals=places, ticktext=titles, showgrid=False, tickangle=0 if short else -35, side="bottom")
+    figure.update_yaxes(tickvals=places, ticktext=titles, showgrid=False, autorange="reversed")
+    return figure
+
+
+def _pairs(names: Sequence[str]) -> list[list[Any]]:
+    return [[label(f"{SCORES[one].short} and {SCORES[other].short}", None) for other in names] for one in names]
