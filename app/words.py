@@ -3,6 +3,8 @@
 import re
 from datetime import UTC, datetime
 
+from mixcpt import figures
+
 _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^=@])")
 _AFTERWARDS = re.compile(
     r"(?<=:)(?=//|material/|[a-z_+-][\w+-]*:)|(?<=www)(?=\.)|(?<=@)(?=\w)|(?<=-)(?=[->])|(?<=[<>~])(?=[-=])",
@@ -69,7 +71,5 @@ def ago(iso: str, now: datetime | None = None) -> str:
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """+0.123 with a real minus sign; a dash for None."""
-    if value is None:
-        return "–"
-    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    """As `mixcpt.figures.signed`; a dash for None."""
+    return "–" if value is None else figures.signed(value, digits)

@@ -11,6 +11,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mixcpt import chains
+from mixcpt.chain_chart import chain as chain
 from mixcpt.compare import Row, summarise, with_curves
 from mixcpt.corpus import Corpus
 from mixcpt.curves import forgetting_curve as forgetting_curve
@@ -19,6 +21,8 @@ from mixcpt.curves import learning_rate as learning_rate
 from mixcpt.curves import losses as losses
 from mixcpt.curves import memory as memory
 from mixcpt.curves import numbered, title_of
+from mixcpt.curves import preferred as preferred
+from mixcpt.curves import rewards as rewards
 from mixcpt.curves import speed as speed
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.manifest import Histogram
@@ -255,6 +259,9 @@ CHARTS: dict[str, Chart] = {
     "speed": Chart("Speed", "run", _of_run(lambda run: speed(run.losses()))),
     "memory": Chart("Memory", "run", _of_run(lambda run: memory(run.losses()))),
     "forgetting_curve": Chart("Forgetting curve", "run", _of_run(lambda run: forgetting_curve(run.curve()))),
+    "chain": Chart("Forgetting over the whole chain", "run", _of_run(lambda run: chain(chains.links(run)))),
+    "rewards": Chart("Rewards of the answers", "run", _of_run(lambda run: rewards(run.losses()))),
+    "preferred": Chart("Pairs in the right order", "run", _of_run(lambda run: preferred(run.losses()))),
     "shares": Chart("Shares of the mixture", "run", _of_run(lambda run: shares(_sources(run)))),
     "forgetting_curves": Chart("Forgetting over tokens", "runs", _of_rows(forgetting_curves)),
     "gain_curves": Chart("Gain over tokens", "runs", _of_rows(lambda rows: forgetting_curves(rows, "domain"))),

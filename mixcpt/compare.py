@@ -2,6 +2,10 @@
 
 Signs: a *gain* is positive when the field got better, *forgetting* is positive when general ability got worse
 (adapted minus base for bits per byte, base minus adapted for accuracies).
+
+A run of stage two is compared with the base like any other, so its figures are those of the whole chain;
+`domain_gain_start` and `forgetting_start` say how it began. It reads nothing of the field itself: its `domain_tokens`
+are those of its chain, and it has no point at so many of them.
 """
 
 import csv
@@ -14,9 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from mixcpt.config import AnyStage, Config, MixtureConfig, Stage, to_yaml
+from mixcpt.chains import own, start_of, tokens_before, tokens_read
+from mixcpt.config import AnyStage, Config, Dpo, MixtureConfig, Sft, Stage, override, to_yaml
 from mixcpt.errors import BadInput
+from mixcpt.palette import STAGE_NAMES
 from mixcpt.runs import Run
+from mixcpt.samples import kept_facts
 from mixcpt.stamps import Kept
 from mixcpt.statistics import seed_interval
 
@@ -31,7 +38,8 @@ def compare(runs: Iterable[Run], domain_tokens: int | None = None) -> list[Row]:
     Scores of question sets belong to the end of a run, so they are left out when a point on the curve is asked for.
 
     Raises:
-        BadInput: a run has no measures yet.
+        BadInput: a run has no measures yet, or no point at so many domain tokens. NotFound: a run that one of them
+            continues was deleted.
     """
     return [_row(run, domain_tokens) for run in runs]
 
@@ -43,16 +51,24 @@ def with_curves(runs: Iterable[Run], domain_tokens: int | None = None) -> list[R
 
 def titled(rows: Sequence[Row]) -> list[Row]:
     """The rows, each with a `title`, one for all seeds of an arm: the name they share, or else the arm or the id. Where
-    two arms would be called the same, the experiment or the end of an id tells them apart."""
+    two arms would be called the same, the stage, the experiment or the end of an id tells them apart."""
     arms: dict[Arm, list[Row]] = defaultdict(list)
     for row in rows:
         arms[arm_of(row)].append(row)
     titles = {arm: _title(group) for arm, group in arms.items()}
-    for title in set(titles.values()):
-        rivals = [arm for arm, other in titles.items() if other == title]
-        if len(rivals) > 1:
-            titles |= {arm: f"{title} · {_apart(arm, rivals, arms[arm][0])}" for arm in rivals}
+    stages = {arm: STAGE_NAMES.get(group[0]["stage"], "") for arm, group in arms.items()}
+    for rivals in _rivals(titles):
+        if len({stages[arm] for arm in rivals}) > 1:
+            titles |= {arm: f"{titles[arm]} · {stages[arm]}" for arm in rivals}
+    for rivals in _rivals(titles):
+        titles |= {arm: f"{titles[arm]} · {_apart(arm, rivals, arms[arm][0])}" for arm in rivals}
     return [{**row, "title": titles[arm_of(row)]} for row in rows]
+
+
+def _rivals(titles: dict[Arm, str]) -> list[list[Arm]]:
+    """Arms that are called the same."""
+    called = [[arm for arm, other in titles.items() if other == title] for title in dict.fromkeys(titles.values())]
+    return [arms for arms in called if len(arms) > 1]
 
 
 def arm_of(row: Row) -> Arm:
@@ -73,7 +89,9 @@ def _apart(arm: Arm, rivals: Sequence[Arm], row: Row) -> str:
 
 
 def domain_share(run: Run) -> float:
-    """Share of the domain's tokens in what the run read."""
+    """Share of the domain's tokens in what the run read; 0 for stage two, which reads no documents."""
+    if isinstance(run.config, Sft):
+        return 0.0
     sources = run.results().get("training", {}).get("mixture", {}).get("sources", [])
     if sources:
         return float(sum(source["realised_share"] for source in sources if source["domain"]))
@@ -88,9 +106,10 @@ def _row(run: Run, domain_tokens: int | None) -> Row:
             f"Run {run.id} has no measures yet, so it cannot be compared: wait until it has started training."
         )
     share = domain_share(run)
-    point = curve[-1] if domain_tokens is None else _nearest(run, curve, domain_tokens, share)
-    base, reached = curve[0]["measure"], point["measure"]
+    point = curve[-1] if domain_tokens is None else _nearest(run, own(curve), domain_tokens, share)
+    base, start, reached = curve[0]["measure"], start_of(curve), point["measure"]
     config, info = run.config, run.info
+    earlier = run.chain()[:-1]
     row: Row = {
         "run": run.id,
         "experiment": info.experiment,
@@ -102,11 +121,14 @@ def _row(run: Run, domain_tokens: int | None) -> Row:
         "model": config.model.name,
         **_objective(config),
         "learning_rate": config.training.learning_rate,
-        "settings": hashlib.sha256(to_yaml(config.with_seed(0)).encode()).hexdigest()[:8],  # all of them but the seeds
+        "settings": _settings_but_seeds(run),
         "measured_on": config.measures.on,
         "tokens": point["tokens"],
-        "domain_tokens": round(point["tokens"] * share),
+        "tokens_before": tokens_before(run),
+        "domain_tokens": round(point["tokens"] * share + sum(tokens_read(one) * domain_share(one) for one in earlier)),
     }
+    if isinstance(config, Sft):
+        row |= _of_stage_two(run, config, base, start)
     if "domain_bits_per_byte" in base:
         row |= {
             "domain_bits_per_byte_base": base["domain_bits_per_byte"],
@@ -126,10 +148,37 @@ def _row(run: Run, domain_tokens: int | None) -> Row:
     return row
 
 
+def _settings_but_seeds(run: Run) -> str:
+    """8 hex digits of all settings of the chain but its seeds, and but which runs it consists of."""
+    stage = run.config.with_seed(0)
+    if isinstance(stage, Dpo):
+        stage = override(stage, {"preference.reference": "parent"})
+    parent = run.parent
+    before = _settings_but_seeds(parent) if parent else ""
+    return hashlib.sha256((to_yaml(stage) + before).encode()).hexdigest()[:8]
+
+
+def _of_stage_two(run: Run, stage: Sft, base: Row, start: Row | None) -> Row:
+    """What only runs of stage two have: how they began, what they learned from, and what DPO reached."""
+    parent = run.parent
+    row: Row = {"parent_stage": parent.info.stage if parent else "", "template": stage.template}
+    for key, change, sign in (("domain", "domain_gain", -1), ("general", "forgetting", 1)):
+        name = f"{key}_bits_per_byte"
+        if start and name in base and name in start:
+            row[f"{change}_start"] = sign * (start[name] - base[name])
+    if facts := kept_facts(run):
+        row |= {"samples": facts["samples"], "learned_tokens": facts["learned_tokens"], "samples_rule": facts["rule"]}
+    if isinstance(stage, Dpo):
+        row["beta"] = stage.preference.beta
+        for record in run.losses()[-1:]:
+            row |= {"preference_margin": record["margin"], "pairs_right": record["accuracy"]}
+    return row
+
+
 def _objective(stage: AnyStage) -> Row:
-    """What is minimised; of a later stage only which one it is."""
+    """What is minimised; a later stage has no such choice."""
     if not isinstance(stage, Stage):
-        return {"retention": stage.stage}
+        return {}
     objective = stage.objective
     return {
         "retention": objective.retention,
@@ -139,6 +188,11 @@ def _objective(stage: AnyStage) -> Row:
 
 
 def _nearest(run: Run, curve: Sequence[Row], domain_tokens: int, share: float) -> Row:
+    if share == 0:
+        raise BadInput(
+            f"Run {run.id} reads no text of the field, so it has no point at {domain_tokens:,} domain tokens: compare "
+            "it at its end, or leave it out."
+        )
     point = min(curve[1:] or curve, key=lambda record: abs(record["tokens"] * share - domain_tokens))
     found = point["tokens"] * share
     if abs(found - domain_tokens) > 0.1 * domain_tokens:
@@ -171,7 +225,7 @@ def _scores(run: Run) -> Row:
 
 
 _PER_SEED = {"run", "seed", "parent", "curve"}
-_COUNTS = {"tokens", "domain_tokens"}
+_COUNTS = {"tokens", "tokens_before", "domain_tokens", "samples", "learned_tokens"}
 
 
 def summarise(rows: Sequence[Row]) -> list[Row]:
@@ -236,7 +290,8 @@ def as_text(rows: Sequence[Row]) -> str:
 def _block(rows: Sequence[Row], columns: Sequence[tuple[str, str, str]]) -> str:
     lines = [["arm", "seeds", *(title for _, title, _ in columns)]]
     for row in rows:
-        name, seeds = row["arm"] or row.get("run") or row["runs"][0], len(row.get("seeds", [0]))
+        name = row.get("title") or row["arm"] or row.get("run") or row["runs"][0]
+        seeds = len(row.get("seeds", [0]))
         lines.append([name, str(seeds), *(_cell(row, key, form) for key, _, form in columns)])
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -7,7 +7,8 @@ from mixcpt import charts
 from mixcpt.compare import Arm, Row, arm_of, config_diff, summarise, titled, with_curves
 from mixcpt.curves import MEASURES, title_of
 from mixcpt.errors import BadInput, MixcptError
-from mixcpt.findings import cautions, findings, leaders, signed
+from mixcpt.figures import signed
+from mixcpt.findings import cautions, findings, leaders
 from mixcpt.plotting import Code, Heading, Part, Table, thinned
 from mixcpt.runs import Run, Runs
 from mixcpt.stamps import Kept

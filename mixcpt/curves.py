@@ -1,5 +1,11 @@
-"""Charts over tokens read: the losses and the speed of one run, and forgetting curves of one run or of several."""
+"""Charts over tokens read: the losses and the speed of one run, and forgetting curves of one run, of several, and of
+the chain that a run ends.
 
+A run of stage two begins where its parent ended, so its curves do; the base's measure, which stands first in its
+records, is only what they are compared with.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,24 +14,62 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mixcpt import plotting
+from mixcpt.chains import own
 from mixcpt.compare import Arm, Row, arm_of
 from mixcpt.palette import DISTANCE, DOMAIN, GENERAL, NEUTRAL, run_colour, run_dash
 from mixcpt.plotting import Record, dotted, frame, label, nothing, thinned, token_axis
 
 _NO_STEPS = "No step yet: the first one appears here after the base was measured."
+_NO_PAIRS = "Only DPO compares pairs of answers: this run has no rewards."
 _NO_MEASURES = "No measures yet: the first point is that of the base."
 
 
 def losses(records: Sequence[Record]) -> go.Figure:
-    """What is minimised, and its two parts, in nats per token. `records` are those of `Run.losses()`."""
+    """What is minimised: in nats per token, of the first stage with its two parts; of DPO in nats per pair, where
+    log 2 is a model that prefers nothing. `records` are those of `Run.losses()`."""
     figure, value = go.Figure(), "%{y:.3f} nats per token"
-    if any(record.get("retention") is not None for record in records):
+    if any("margin" in record for record in records):
+        plotting.add_noisy(figure, records, "loss", "preferring the chosen answers", NEUTRAL, "%{y:.3f} nats per pair")
+        dotted(figure, y=math.log(2))
+        return _over_tokens(figure, "losses", "loss (nats per pair)")
+    if not any("ce" in record for record in records):
+        plotting.add_noisy(figure, records, "loss", "cross-entropy of the answers", NEUTRAL, value)
+    elif any(record.get("retention") is not None for record in records):
         plotting.add_noisy(figure, records, "loss", "total", NEUTRAL, value)
         plotting.add_noisy(figure, records, "ce", "cross-entropy: learning the text", DOMAIN, value)
         plotting.add_noisy(figure, records, "retention", "retention: staying near the base", DISTANCE, value)
     else:
         plotting.add_noisy(figure, records, "ce", "cross-entropy: learning the text", DOMAIN, value)
     return _over_tokens(figure, "losses", "loss (nats per token)")
+
+
+def rewards(records: Sequence[Record]) -> go.Figure:
+    """What DPO pushes apart: the rewards of chosen and rejected answers and the margin between them, in nats times
+    beta: by how much likelier an answer became than it is under the reference."""
+    figure, value = go.Figure(), "%{y:+.3f}"
+    for key, name, colour in (
+        ("margin", "margin", NEUTRAL),
+        ("chosen_reward", "chosen answers", DOMAIN),
+        ("rejected_reward", "rejected answers", GENERAL),
+    ):
+        plotting.add_noisy(figure, records, key, name, colour, value)
+    if not figure.data:
+        return nothing("rewards", _NO_PAIRS if records else _NO_STEPS)
+    dotted(figure, y=0)
+    return _over_tokens(figure, "rewards", "reward (nats × beta)")
+
+
+def preferred(records: Sequence[Record]) -> go.Figure:
+    """The share of a step's pairs whose chosen answer has the higher reward; dotted, a coin."""
+    figure, shares = go.Figure(), []
+    for record in records:
+        if record.get("accuracy") is not None:
+            shares.append({"tokens": record["tokens"], "accuracy": 100 * record["accuracy"]})
+    plotting.add_noisy(figure, shares, "accuracy", "pairs in the right order", NEUTRAL, "%{y:.0f} %")
+    if not figure.data:
+        return nothing("preferred", _NO_PAIRS if records else _NO_STEPS)
+    dotted(figure, y=50)
+    return _over_tokens(figure, "preferred", "pairs in the right order (%)", range=[-2, 102])
 
 
 def learning_rate(records: Sequence[Record]) -> go.Figure:
@@ -68,7 +112,7 @@ def _over_tokens(figure: go.Figure, name: str, y: str, **axis: Any) -> go.Figure
     if not figure.data:
         return nothing(name, _NO_STEPS)
     frame(figure, name, y=y, unified=True, height=300)
-    figure.update_layout(showlegend=any(trace.name for trace in figure.data) and name == "losses")
+    figure.update_layout(showlegend=name in ("losses", "rewards") and any(trace.name for trace in figure.data))
     figure.update_yaxes(**axis)
     token_axis(figure)
     return figure
@@ -83,8 +127,8 @@ _LINES = (
 def forgetting_curve(curve: Sequence[Record]) -> go.Figure:
     """The two-sided curve of one run, of `Run.curve()`: bits per byte of the field and of general text over tokens,
     the base dotted; under it KL, the distance to the base on general prompts."""
-    measured = [line for line in _LINES if any(line[0] in point["measure"] for point in curve)]
-    distance = any("prompt_kl" in point["measure"] for point in curve)
+    measured = [line for line in _LINES if any(line[0] in point["measure"] for point in own(curve))]
+    distance = any("prompt_kl" in point["measure"] for point in own(curve))
     if not measured and not distance:
         return nothing("forgetting_curve", _NO_MEASURES)
     heights = [0.7, 0.3] if measured and distance else [1.0]
@@ -108,8 +152,8 @@ def _points(curve: Sequence[Record], key: str) -> list[tuple[int, float]]:
 
 
 def _add_measure(figure: go.Figure, curve: Sequence[Record], key: str, name: str, colour: str, dash: str) -> None:
-    points = _points(curve, key)
-    base, last = points[0][1], points[-1][1]
+    points = _points(own(curve), key)
+    base, last = curve[0]["measure"][key], points[-1][1]
     figure.add_scatter(
         x=[tokens for tokens, _ in points],
         y=[value for _, value in points],
@@ -117,7 +161,7 @@ def _add_measure(figure: go.Figure, curve: Sequence[Record], key: str, name: str
         mode="lines+markers" if len(points) < 60 else "lines",
         line={"color": colour, "width": 2.5, "dash": dash},
         marker={"size": 6},
-        name=f"{name}: {base:.3f} → {last:.3f}" if len(points) > 1 else f"{name}: {base:.3f}",
+        name=f"{name}: {base:.3f} → {last:.3f}" if len(curve) > 1 else f"{name}: {base:.3f}",
         uid=key,
         hovertemplate=f"{name}: %{{y:.3f}} bits per byte (%{{customdata:+.3f}} to the base)<extra></extra>",
         cliponaxis=False,
@@ -128,7 +172,7 @@ def _add_measure(figure: go.Figure, curve: Sequence[Record], key: str, name: str
 
 
 def _add_distance(figure: go.Figure, curve: Sequence[Record], row: int) -> None:
-    points = _points(curve, "prompt_kl")
+    points = _points(own(curve), "prompt_kl")
     figure.add_scatter(
         x=[tokens for tokens, _ in points],
         y=[value for _, value in points],
@@ -167,17 +211,17 @@ def forgetting_curves(runs: Sequence[Row], measure: str = "general") -> go.Figur
     """Several runs over tokens, as differences to the base: `general` forgetting, `domain` gain, or `kl`.
 
     `runs` are rows of `compare.with_curves`: a run's figures, its `title` and its `curve`. Seeds of one arm share a
-    colour and a dash.
+    colour and a dash. Runs of stage two stand where their chain had come to.
     """
     shown, name = MEASURES[measure], f"forgetting_curves_{measure}"
     figure, seen = go.Figure(), set()
     for number, row in numbered(runs):
-        points = _points(row["curve"], shown.key)
+        points = _points(own(row["curve"]), shown.key)
         if len(points) < 2:
             continue
-        base = points[0][1]
+        base, before = row["curve"][0]["measure"][shown.key], row.get("tokens_before", 0)
         figure.add_scatter(
-            x=[tokens for tokens, _ in points],
+            x=[before + tokens for tokens, _ in points],
             y=[shown.sign * (value - base) for _, value in points],
             mode="lines",
             line={"color": run_colour(number), "dash": run_dash(number), "width": 2},
@@ -194,6 +238,8 @@ def forgetting_curves(runs: Sequence[Row], measure: str = "general") -> go.Figur
     figure.update_layout(showlegend=True, legend={"maxheight": 0.3})
     dotted(figure, y=0)
     token_axis(figure)
+    if any(row.get("tokens_before") for row in runs):
+        figure.update_xaxes(title_text=plotting.SINCE_BASE)
     return figure
 
 

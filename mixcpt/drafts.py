@@ -116,8 +116,9 @@ class Drafts:
         if not path.is_file():
             raise NotFound(f"There is no draft {id!r} any more: begin a new one.")
         data = read_json(path)
-        kind = AlignDraft if isinstance(data, dict) and "parent" in data else Draft
-        return validate(kind, data, f"draft {id}")
+        if isinstance(data, dict) and "parent" in data:
+            return validate(AlignDraft, data, f"draft {id}")
+        return validate(Draft, data, f"draft {id}")
 
     def save(self, draft: AnyDraft) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

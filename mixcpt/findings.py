@@ -1,13 +1,16 @@
 """What a comparison says in words: drawn from the numbers, and never more than they carry.
 
 Differences of at most `NOISE` bits per byte are called nothing, and of arms that lie so near no one is put first. With
-several seeds the interval over seeds must agree too. What this gives up: it knows nothing of questions or of costs.
+several seeds the interval over seeds must agree too. Of a run of stage two it is said what the chain reached, and what
+of it that stage did. What this gives up: it knows nothing of questions or of costs.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mixcpt.compare import Row
+from mixcpt.figures import signed
+from mixcpt.palette import STAGE_NAMES
 
 NOISE = 0.02
 """Bits per byte. Ours: one seed and a measure of some thousand tokens cannot tell less from nothing."""
@@ -33,8 +36,21 @@ def _words(arm: Row) -> str:
     gain, loss = _gain(arm), _loss(arm)
     if gain and loss:
         torn = _told(arm, "domain_gain") > 0 and _told(arm, "forgetting") > 0
-        return f"{gain} {'but' if torn else 'and'} {loss}"
-    return gain or loss
+        return f"{gain} {'but' if torn else 'and'} {loss}{_share_of_stage(arm)}"
+    return (gain or loss) + _share_of_stage(arm)
+
+
+def _share_of_stage(arm: Row) -> str:
+    """What the last stage of a chain changed, where a chain came before it."""
+    if not arm.get("parent_stage"):
+        return ""
+    shares = [
+        f"{words} {signed(arm[key] - arm[f'{key}_start'], 2)}"
+        for key, words in (("domain_gain", "gain"), ("forgetting", "forgetting"))
+        if key in arm and f"{key}_start" in arm
+    ]
+    stage = STAGE_NAMES.get(arm["stage"], arm["stage"])
+    return f" ({stage} itself, since {STAGE_NAMES[arm['parent_stage']]}: {', '.join(shares)})" if shares else ""
 
 
 def _gain(arm: Row) -> str:
@@ -66,7 +82,7 @@ def _told(arm: Row, key: str) -> int:
 
 
 def _figure(arm: Row, key: str) -> str:
-    return signed(arm[key]) + _spread(arm, key)
+    return signed(arm[key], 2) + _spread(arm, key)
 
 
 def _size(arm: Row, key: str) -> str:
@@ -77,12 +93,6 @@ def _spread(arm: Row, key: str) -> str:
     """Half the width of the interval over seeds, where there is one."""
     interval = arm.get(f"{key}_ci")
     return f" ± {(interval[1] - interval[0]) / 2:.2f}" if interval else ""
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """+0.60 with a real minus sign; what rounds to zero has none."""
-    text = f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
-    return text[1:] if float(f"{value:.{digits}f}") == 0 else text
 
 
 def leaders(arms: Sequence[Row]) -> list[Finding]:

@@ -13,15 +13,19 @@ from pathlib import Path
 import yaml
 
 from mixcpt import guesses
-from mixcpt.config import MixtureConfig, ObjectiveConfig, Stage
+from mixcpt.chains import start_of
+from mixcpt.config import AnyStage, Dpo, MixtureConfig, ObjectiveConfig, Sft, Stage, read_stage
 from mixcpt.corpus import Corpus, corpus_names
 from mixcpt.errors import BadConfig
 from mixcpt.estimate import minutes
+from mixcpt.figures import signed
 from mixcpt.jobs import Jobs
 from mixcpt.manifest import Manifest
 from mixcpt.overview import RunSummary, overview
+from mixcpt.palette import STAGE_WORDS
 from mixcpt.runs import Record, Run
-from mixcpt.settings import validate
+from mixcpt.samples import kept_facts
+from mixcpt.stage_words import chain_words, reference_words, run_words, samples_words, template_words
 from mixcpt.stamps import Kept
 from mixcpt.workspace import Workspace
 
@@ -66,7 +70,7 @@ class _Mixture:
 
 _RETENTION = {"kl": "KL to the original", "lssd": "LSSD"}
 _GIVEN_UP = {"failed": "failed", "cancelled": "was cancelled"}
-_stages: Kept[Stage | None] = Kept()
+_stages: Kept[AnyStage | None] = Kept()
 _manifests: Kept[Manifest] = Kept()
 _told: Kept[list[Entry]] = Kept()
 
@@ -82,18 +86,19 @@ def journal(workspace: Workspace, experiment: str) -> list[Entry]:
     entries = [_corpus_entry(manifest) for manifest in _corpora(workspace, stages.values())]
     entries += [_mixture_entry(workspace, letter, mixture) for letter, mixture in mixtures.items()]
     for run in runs:
-        entries += _run_entries(workspace, run, stages[run.id], letters[run.id], ended.get(run.id))
+        before = letters.get(run.id) or chain_words(Run(workspace.runs / run.id))
+        entries += _run_entries(workspace, run, stages[run.id], before, ended.get(run.id))
     return entries
 
 
-def _stage(folder: Path) -> Stage | None:
+def _stage(folder: Path) -> AnyStage | None:
     """The settings of a run, by libyaml, which is forty times as fast as Python; None for those of another version of
     mixcpt that this one cannot read."""
     path = folder / "config.yaml"
 
-    def read() -> Stage | None:
+    def read() -> AnyStage | None:
         try:
-            return validate(Stage, yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader), str(path))
+            return read_stage(yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader), str(path))
         except BadConfig:
             return None
 
@@ -111,10 +116,13 @@ def _ends(workspace: Workspace, runs: Iterable[RunSummary]) -> dict[str, str]:
 # Corpora
 
 
-def _corpora(workspace: Workspace, stages: Iterable[Stage]) -> list[Manifest]:
+def _corpora(workspace: Workspace, stages: Iterable[AnyStage]) -> list[Manifest]:
     """The user's own corpora that these stages read or measure on, as far as they are still there."""
-    used = {source.source for stage in stages for source in stage.mixture.sources}
-    used |= {stage.measures.general for stage in stages}
+    used: set[str] = set()
+    for stage in stages:
+        used |= {stage.measures.general, *(source.source for source in stage.mixture.sources)}
+        if isinstance(stage, Sft):
+            used.add(stage.samples.source)
     return [_manifest(workspace, name) for name in corpus_names(workspace) if name in used]
 
 
@@ -145,12 +153,14 @@ def _corpus_entry(corpus: Manifest) -> Entry:
 # Mixtures
 
 
-def _mixtures(runs: Sequence[RunSummary], stages: dict[str, Stage]) -> dict[str, _Mixture]:
-    """Each different mixture once, whatever its seed, by a letter in the order of their first use."""
+def _mixtures(runs: Sequence[RunSummary], stages: Mapping[str, AnyStage]) -> dict[str, _Mixture]:
+    """Each different mixture once, whatever its seed, by a letter in the order of their first use. Stage two reads
+    none."""
     found: dict[str, _Mixture] = {}
     for run in runs:
-        mixture = stages[run.id].mixture
-        found.setdefault(_fingerprint(mixture), _Mixture(mixture)).runs.append(run)
+        stage = stages[run.id]
+        if isinstance(stage, Stage):
+            found.setdefault(_fingerprint(stage.mixture), _Mixture(stage.mixture)).runs.append(run)
     return {_letter(number): mixture for number, mixture in enumerate(found.values())}
 
 
@@ -215,23 +225,27 @@ def mixture_table(config: MixtureConfig, read: Mapping[str, Record]) -> tuple[tu
 # Runs
 
 
-def _run_entries(workspace: Workspace, run: RunSummary, stage: Stage, letter: str, ended: str | None) -> list[Entry]:
-    """Made anew only when the run has moved on."""
+def _run_entries(workspace: Workspace, run: RunSummary, stage: AnyStage, before: str, ended: str | None) -> list[Entry]:
+    """Made anew only when the run has moved on. `before` is the letter of the mixture that it read; of stage two its
+    chain in words."""
     folder = workspace.runs / run.id
     reason = run.message if run.state in _GIVEN_UP else ""  # of a run at work it changes all the time
-    key = (folder, run.title, run.state, reason, letter, ended)
-    files = [str(folder / name) for name in ("results.json", guesses.FILE)]
-    return _told.get(key, files, lambda: list(_tell(Run(folder), run, stage, letter, ended)))
+    key = (folder, run.title, run.state, reason, before, ended)
+    files = [str(folder / name) for name in ("results.json", "samples.json", guesses.FILE)]
+    return _told.get(key, files, lambda: list(_tell(workspace, Run(folder), run, stage, before, ended)))
 
 
-def _tell(run: Run, summary: RunSummary, stage: Stage, letter: str, ended: str | None) -> Iterator[Entry]:
+def _tell(
+    workspace: Workspace, run: Run, summary: RunSummary, stage: AnyStage, before: str, ended: str | None
+) -> Iterator[Entry]:
     results = run.results()
     training = results.get("training")
-    yield _launch_entry(run, summary, stage, letter)
+    what = _read_by(stage, before) if isinstance(stage, Stage) else _learned_from(workspace, run, stage, before)
+    yield _launch_entry(run, summary, what, stage)
     if summary.state in _GIVEN_UP:
         yield _failure_entry(summary, ended)
     if training:
-        yield _result_entry(summary, training, results.get("evaluation", {}))
+        yield _result_entry(run, summary, training, results.get("evaluation", {}))
         if outcome := guesses.outcome(run):
             yield Entry(
                 id=f"outcome:{run.id}",
@@ -243,17 +257,13 @@ def _tell(run: Run, summary: RunSummary, stage: Stage, letter: str, ended: str |
             )
 
 
-def _launch_entry(run: Run, summary: RunSummary, stage: Stage, letter: str) -> Entry:
+def _launch_entry(run: Run, summary: RunSummary, what: Sequence[Fact], stage: AnyStage) -> Entry:
     facts = [
-        ("Reads", f"mixture {letter}, {stage.mixture.total_tokens():,} tokens"),
-        ("Model", stage.model.name),
-        ("Objective", objective_words(stage.objective)),
+        *what,
         ("Learning rate", f"{stage.training.learning_rate:g}, {stage.training.schedule}"),
         ("Adapter", f"LoRA of rank {stage.adapter.rank}"),
         ("Seed", str(stage.training.seed)),
     ]
-    if summary.parent:
-        facts.insert(2, ("Continues", summary.parent))
     if guesses.read(run):
         facts.append(("Guess", "made before the launch; it is shown beside the result"))
     return Entry(
@@ -264,6 +274,33 @@ def _launch_entry(run: Run, summary: RunSummary, stage: Stage, letter: str) -> E
         facts=tuple(facts),
         run=run.id,
     )
+
+
+def _read_by(stage: Stage, letter: str) -> list[Fact]:
+    return [
+        ("Reads", f"mixture {letter}, {stage.mixture.total_tokens():,} tokens"),
+        ("Model", stage.model.name),
+        ("Objective", objective_words(stage.objective)),
+    ]
+
+
+def _learned_from(workspace: Workspace, run: Run, stage: Sft, chain: str) -> list[Fact]:
+    """What stage two does: after what, from which samples, under which template, and against what."""
+    kept = kept_facts(run)
+    facts = [
+        ("Stage", STAGE_WORDS[stage.stage]),
+        ("Chain", chain),
+        ("Continues", run_words(workspace, run.info.parent)),
+        ("Learns from", samples_words(stage, run)),
+        ("Chat template", template_words(kept["template"] if kept else stage.template)),
+        ("Times through", f"{stage.training.epochs:,}"),
+    ]
+    if isinstance(stage, Dpo):
+        facts += [
+            ("Reference", reference_words(workspace, stage, run.info.parent)),
+            ("Beta", f"{stage.preference.beta:g}"),
+        ]
+    return facts
 
 
 def objective_words(objective: ObjectiveConfig) -> str:
@@ -291,17 +328,23 @@ def _failure_entry(run: RunSummary, ended: str | None) -> Entry:
     )
 
 
-def _result_entry(run: RunSummary, training: Record, evaluation: Record) -> Entry:
+def _result_entry(done: Run, run: RunSummary, training: Record, evaluation: Record) -> Entry:
     base, final = training["base"], training["final"]
+    start = start_of(done.curve()) if run.parent else None
     facts = []
-    if "domain_bits_per_byte" in base:
-        before, after = base["domain_bits_per_byte"], final["domain_bits_per_byte"]
-        facts.append(("Field", f"{before:.3f} → {after:.3f} bits per byte: gain {signed(before - after)}"))
-    if "general_bits_per_byte" in base:
-        before, after = base["general_bits_per_byte"], final["general_bits_per_byte"]
-        facts.append(("General text", f"{before:.3f} → {after:.3f} bits per byte: forgetting {signed(after - before)}"))
+    for key, name, change, sign in (
+        ("domain_bits_per_byte", "Field", "gain", -1),
+        ("general_bits_per_byte", "General text", "forgetting", 1),
+    ):
+        if key in base:
+            words = (
+                f"{base[key]:.3f} → {final[key]:.3f} bits per byte: {change} {signed(sign * (final[key] - base[key]))}"
+            )
+            own = f", {signed(sign * (final[key] - start[key]))} of it by this stage" if start and key in start else ""
+            facts.append((name, words + own))
     if "prompt_kl" in final:
         facts.append(("Distance to the base", f"KL {final['prompt_kl']:.3f} nats per token on general prompts"))
+    facts += _preferences(done)
     facts += [(f"Questions: {task}", _questions(evaluation, task)) for task in evaluation.get("final", {})]
     speed = f"{training['tokens_per_second']:,.0f} tokens/s on {training['device']}"
     facts.append(("Took", f"{minutes(training['seconds'])} for {training['tokens']:,} tokens, {speed}"))
@@ -315,6 +358,14 @@ def _result_entry(run: RunSummary, training: Record, evaluation: Record) -> Entr
     )
 
 
+def _preferences(run: Run) -> list[Fact]:
+    """What DPO reached in its last step; nothing of other stages."""
+    if run.info.stage != "dpo":
+        return []
+    last = run.losses()[-1]
+    return [("Preferences", f"margin {signed(last['margin'])}, {last['accuracy']:.0%} of the pairs in the right order")]
+
+
 def _questions(evaluation: Record, task: str) -> str:
     base, final, gain = (evaluation[part][task] for part in ("base", "final", "gain"))
     low, high = (signed(100 * bound, 0) for bound in gain["interval"])
@@ -322,12 +373,6 @@ def _questions(evaluation: Record, task: str) -> str:
         f"{base['accuracy']:.0%} → {final['accuracy']:.0%} of {final['items']} right: "
         f"{signed(100 * gain['difference'], 0)} points (95 % interval {low} to {high})"
     )
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """+0.123, with a real minus sign, and no sign at zero."""
-    text = f"{value:+.{digits}f}"
-    return (text[1:] if float(text) == 0 else text).replace("-", "\N{MINUS SIGN}")
 
 
 def _number(count: int, noun: str) -> str:

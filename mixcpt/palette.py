@@ -18,6 +18,8 @@ KIND_WORDS = {"documents": "documents", "instructions": "instructions", "prefere
 
 STAGES = {"base": NEUTRAL, "cpt": "#AA3377", "sft": "#EE6677", "dpo": "#CCBB44"}
 STAGE_WORDS = {"cpt": "continual pre-training", "sft": "fine-tuning", "dpo": "preference training"}
+STAGE_NAMES = {"base": "base", "cpt": "knowledge", "sft": "SFT", "dpo": "DPO"}
+"""The stages where there is little room, as in a chain."""
 
 RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#767676", "#882255")
 """Runs that are overlaid, in turn; from the ninth on they come again with another dash."""

@@ -1,10 +1,13 @@
-"""The plane: gain in the field against forgetting of general text, a point a run, the base at the origin."""
+"""The plane: gain in the field against forgetting of general text, a point a run, the base at the origin. The runs of a
+chain are joined, each to the one that it continues.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
+from mixcpt.chains import own
 from mixcpt.compare import Row
 from mixcpt.curves import describe, numbered, title_of
 from mixcpt.palette import NEUTRAL, RUNS, STAGES, run_colour
@@ -29,15 +32,18 @@ _WIDTH, _HEIGHT = 330, 380
 def plane(rows: Sequence[Row]) -> go.Figure:
     """Gain in the field (up is better) against forgetting of general text (right is worse), the base at the origin.
 
-    `rows` are those of `compare` or `with_curves`; with their `curve`, the way of each run is drawn lightly. Every end
-    point has its run's id as customdata. Rows without either measure are left out.
+    `rows` are those of `compare` or `with_curves`; with their `curve`, the way of each run is drawn lightly, from where
+    it began: the base, or the end of the run that it continues. Without it a thin line joins it to that run, where that
+    one is shown too. Every end point has its run's id as customdata. Rows without either measure are left out.
     """
     placed = [(number, row) for number, row in numbered(rows) if "forgetting" in row and "domain_gain" in row]
     if not placed:
         return nothing("plane", "Here runs would stand that measured both the field and general text.")
     figure = go.Figure()
+    ends = {row["run"]: row for _, row in placed if "run" in row}
     for number, row in placed:
-        _add_trail(figure, row, run_colour(number))
+        if not _add_trail(figure, row, run_colour(number)):
+            _add_joint(figure, row, ends.get(row.get("parent") or ""))
     figure.add_scatter(
         x=[0], y=[0], mode="markers", marker={"symbol": "diamond", "size": 12, "color": STAGES["base"]},
         showlegend=False, uid="base", hovertemplate="<b>base</b><br>the model before any training<extra></extra>",
@@ -45,8 +51,8 @@ def plane(rows: Sequence[Row]) -> go.Figure:
     first = {number: row["run"] for number, row in reversed(placed)}
     for number, row in placed:
         _add_end(figure, number, row, in_legend=first[number] == row["run"])
-    ends = [(row["forgetting"], row["domain_gain"]) for _, row in placed]
-    across, up = _span([x for x, _ in ends], left=0.85, right=0.35), _span([y for _, y in ends], left=0.25, right=0.25)
+    across = _span([row["forgetting"] for _, row in placed], left=0.85, right=0.35)
+    up = _span([row["domain_gain"] for _, row in placed], left=0.25, right=0.25)
     frame(figure, "plane", height=474)
     labels, all_fit = _labels(placed, across, up)
     annotations = [*_quadrants(), *labels]  # at once: Plotly checks all of them again at every one that is added
@@ -67,12 +73,14 @@ def _quadrants() -> list[dict[str, Any]]:
     return found
 
 
-def _add_trail(figure: go.Figure, row: Row, colour: str) -> None:
-    points = [point["measure"] for point in row.get("curve", ())]
+def _add_trail(figure: go.Figure, row: Row, colour: str) -> bool:
+    """The way of a run; False where its curve does not tell it."""
+    curve = row.get("curve", ())
+    points = [point["measure"] for point in own(curve)]
     points = [point for point in points if {"domain_bits_per_byte", "general_bits_per_byte"} <= point.keys()]
     if len(points) < 2:
-        return
-    base, points = points[0], thinned(points, 60)
+        return False
+    base, points = curve[0]["measure"], thinned(points, 60)
     figure.add_scatter(
         x=[point["general_bits_per_byte"] - base["general_bits_per_byte"] for point in points],
         y=[base["domain_bits_per_byte"] - point["domain_bits_per_byte"] for point in points],
@@ -82,6 +90,17 @@ def _add_trail(figure: go.Figure, row: Row, colour: str) -> None:
         showlegend=False,
         hoverinfo="skip",
     )
+    return True
+
+
+def _add_joint(figure: go.Figure, row: Row, parent: Row | None) -> None:
+    """A straight line from the end of the run that this one continues."""
+    if parent is None:
+        return
+    figure.add_scatter(
+        x=[parent["forgetting"], row["forgetting"]], y=[parent["domain_gain"], row["domain_gain"]], mode="lines",
+        line={"color": NEUTRAL, "width": 1.2}, opacity=0.6, showlegend=False, hoverinfo="skip",
+    )  # fmt: skip
 
 
 def _add_end(figure: go.Figure, number: int, row: Row, in_legend: bool) -> None:
@@ -97,8 +116,13 @@ def _add_end(figure: go.Figure, number: int, row: Row, in_legend: bool) -> None:
         showlegend=in_legend,
         uid=row["run"],
         hovertemplate=f"{describe(row)}<br>gain in the field %{{y:+.3f}} bits per byte"
-        f"<br>forgetting %{{x:+.3f}} bits per byte{kl}<br>{row['tokens']:,} tokens read<extra></extra>",
+        f"<br>forgetting %{{x:+.3f}} bits per byte{kl}<br>{_read(row)}<extra></extra>",
     )
+
+
+def _read(row: Row) -> str:
+    before = row.get("tokens_before", 0)
+    return f"{row['tokens']:,} tokens read" + (f", {before:,} before it in its chain" if before else "")
 
 
 def _span(values: Sequence[float], left: float, right: float) -> tuple[float, float]:

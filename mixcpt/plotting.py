@@ -23,6 +23,7 @@ POINTS = 400
 SMOOTHED_FROM = 50
 """Points from which a noisy curve is drawn with its running mean."""
 TOKENS = "tokens read"
+SINCE_BASE = "tokens read since the base"
 BITS = "bits per byte (lower is better)"
 _NAME = 40
 _UNSAFE = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%": "&#37;"}

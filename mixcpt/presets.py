@@ -119,7 +119,11 @@ ADAPTERS = (
 )
 
 OPTIONS: dict[str, dict[str, str]] = {
-    "stage": {"cpt": "continual pre-training"},
+    "stage": {
+        "cpt": "continual pre-training",
+        "sft": "fine-tuning on answers (SFT)",
+        "dpo": "training on preferences (DPO)",
+    },
     "model.precision": {
         "auto": "automatic",
         "nf4": "4 bits (QLoRA)",
@@ -131,6 +135,22 @@ OPTIONS: dict[str, dict[str, str]] = {
     "objective.retention": {"none": "nothing", "kl": "KL to the original", "lssd": "LSSD (logit swap)"},
     "adapter.layers": {"all-linear": "all linear layers", "attention": "attention only", "feed-forward": "MLP only"},
     "training.schedule": {"constant": "constant", "linear": "falls in a line", "cosine": "falls as a cosine"},
+    "samples.rule.strategy": {
+        "easiest": "the easiest",
+        "hardest": "the hardest",
+        "random": "by chance",
+        "all": "all of them",
+        "by-hand": "only by hand",
+    },
+    "template": {
+        "auto": "the parent's, else the model's own",
+        "own": "the model's own",
+        "chatml": "ChatML",
+        "llama3": "Llama 3",
+        "zephyr": "Zephyr",
+        "alpaca": "Alpaca",
+        "question-answer": "Question / Answer",
+    },
     "measures.on": {"heldout": "the held-out part", "validation": "a tenth of the training part"},
 }
 """Readable words for the options of every choice, by dotted setting."""

@@ -142,12 +142,41 @@ class Run:
         return self.labels.name or self.info.arm or self.id
 
     @property
+    def parent(self) -> "Run | None":
+        """The run that this one continues; None when it starts from the base.
+
+        Raises:
+            NotFound: it was deleted.
+        """
+        if not (id := self.info.parent):
+            return None
+        folder = self.folder.parent / id
+        if not (folder / "run.json").is_file():
+            raise NotFound(f"Run {self.id} continues {id}, which is gone: its adapter is whole, its story is not.")
+        return Run(folder)
+
+    def chain(self) -> list["Run"]:
+        """The runs that led to this one, from the first stage on, this one last. Raises NotFound as `parent`."""
+        parent = self.parent
+        return [*(parent.chain() if parent else ()), self]
+
+    @property
     def metrics(self) -> Path:
         return self.folder / "metrics.jsonl"
 
     @property
     def adapter(self) -> Path:
         return self.folder / "adapter"
+
+    def require_adapter(self) -> Path:
+        """The folder of the finished adapter.
+
+        Raises:
+            BadInput: there is none yet.
+        """
+        if not all((self.adapter / name).is_file() for name in ("adapter_model.safetensors", "adapter_config.json")):
+            raise BadInput(f"Run {self.id} has no finished adapter: wait for its end or resume it (`mixcpt resume`).")
+        return self.adapter
 
     def append(self, record: Record) -> None:
         """Add one record to the metrics. A line that a killed worker left half-written is cut off first."""
@@ -274,10 +303,7 @@ class Runs:
         Raises:
             NotFound: a run of the chain was deleted.
         """
-        chain = [run]
-        while parent := chain[0].info.parent:
-            chain.insert(0, self.get(parent))
-        return chain
+        return run.chain()
 
     def all(self) -> list[Run]:
         """Every run, oldest first."""
@@ -317,7 +343,7 @@ class Runs:
         return active[::-1]
 
     def pause(self, run: Run) -> Job:
-        """Ask the job at which the run stands to stop after its present step; `mixcpt.recipes.resume` goes on with it.
+        """Ask the job at which the run stands to stop after its present step; `mixcpt.submission.resume` goes on with it.
 
         Raises:
             BadInput: it is neither running nor waiting.

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+from mixcpt.chains import links, own
 from mixcpt.charts import CHARTS
 from mixcpt.compare import compare
+from mixcpt.config import Sft
 from mixcpt.corpus import Corpus
 from mixcpt.errors import BadInput, NotFound
-from mixcpt.journal import mixture_table, realised, signed
+from mixcpt.figures import signed
+from mixcpt.journal import mixture_table, realised
+from mixcpt.palette import STAGE_NAMES
 from mixcpt.plotting import thinned
 from mixcpt.runs import Record, Run, Runs
 from mixcpt.workspace import Workspace
@@ -21,6 +25,12 @@ _LOSS_COLUMNS = {
     "learning_rate": (("learning_rate", "learning rate", "{:.2e}"),),
     "speed": (("tokens_per_second", "tokens per second", "{:,.0f}"),),
     "memory": (("memory_bytes", "memory (bytes)", "{:,}"),),
+    "rewards": (
+        ("margin", "margin (nats × beta)", "{:+.3f}"),
+        ("chosen_reward", "chosen answers", "{:+.3f}"),
+        ("rejected_reward", "rejected answers", "{:+.3f}"),
+    ),
+    "preferred": (("accuracy", "pairs in the right order", "{:.0%}"),),
 }
 _MEASURES = (
     ("domain_bits_per_byte", "field (bits per byte)"),
@@ -44,8 +54,10 @@ def table(workspace: Workspace, chart: str, subjects: Sequence[str]) -> Table:
         return _questions(runs) if chart == "questions" else _reached(runs)
     if chart == "shares":
         return _shares(runs[0])
+    if chart == "chain":
+        return _chain(runs[0])
     if chart == "forgetting_curve":
-        measures = [record["measure"] | {"tokens": record["tokens"]} for record in runs[0].curve()]
+        measures = [record["measure"] | {"tokens": record["tokens"]} for record in own(runs[0].curve())]
         return _points(measures, [(key, title, "{:.3f}") for key, title in _MEASURES])
     return _points(runs[0].losses(), _LOSS_COLUMNS[chart])
 
@@ -54,10 +66,32 @@ def _points(records: Sequence[Record], columns: Sequence[tuple[str, str, str]]) 
     if not records:
         raise BadInput("Nothing was measured yet.")
     present = [column for column in columns if column[0] in records[-1]]
+    if not present:
+        raise BadInput("This run has no such figures: only DPO compares pairs of answers.")
     lines = [("tokens read", *(title for _, title, _ in present))]
     for record in thinned(records, ROWS):
         lines.append((f"{record['tokens']:,}", *(form.format(record[key]) for key, _, form in present)))
     return lines
+
+
+def _chain(run: Run) -> Table:
+    """A line for the base and for the latest measure of every stage."""
+    present = [(key, title) for key, title in _MEASURES if any(key in p["measure"] for p in run.curve())]
+    lines: Table = [("stage", "run", "tokens read since the base", *(title for _, title in present))]
+    for number, link in enumerate(links(run)):
+        if not link.curve:
+            continue
+        if number == 0:
+            lines.append((STAGE_NAMES["base"], "–", "0", *_measure(link.curve[0], present)))
+        stage = STAGE_NAMES.get(link.stage, link.stage)
+        lines.append((stage, link.title, f"{link.after:,}", *_measure(link.curve[-1], present)))
+    if len(lines) == 1:
+        raise BadInput("Nothing was measured yet.")
+    return lines
+
+
+def _measure(point: Record, columns: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"{point['measure'][key]:.3f}" if key in point["measure"] else "–" for key, _ in columns]
 
 
 def _reached(runs: Sequence[Run]) -> Table:
@@ -82,6 +116,8 @@ def _questions(runs: Sequence[Run]) -> Table:
 
 
 def _shares(run: Run) -> Table:
+    if isinstance(run.config, Sft):
+        raise BadInput(f"Run {run.id} learned from samples, not from a mixture: there are no shares.")
     return list(mixture_table(run.config.mixture, realised(run)))
 
 

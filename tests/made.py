@@ -174,7 +174,8 @@ def _write_child_metrics(
     gain: float,
     forgetting: float,
 ) -> None:
-    run.append({"step": 0, "tokens": 0, "seconds": 2.0, "measure": base | {"prompt_kl": 0.0}, "under": "base"})
+    if run.info.parent:
+        run.append({"step": 0, "tokens": 0, "seconds": 2.0, "measure": base | {"prompt_kl": 0.0}, "under": "base"})
     pair = run.info.stage == "dpo"
     for step in range(done + 1):
         share = step / steps

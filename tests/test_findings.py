@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mixcpt.findings import cautions, findings, leaders, signed
+from mixcpt.findings import cautions, findings, leaders
 
 
 def arm(title: str, gain: float, forgetting: float, seeds: int = 1, tokens: int = 1000, **more: Any) -> dict[str, Any]:
@@ -76,7 +76,3 @@ def test_the_number_of_seeds_is_said() -> None:
     assert cautions([arm("a", 0.5, 0.1)])[0].startswith("One seed an arm: a hint, not a result.")
     assert cautions([arm("a", 0.5, 0.1, 3), arm("b", 0.5, 0.1)])[0].startswith("1 of 2 arms have one seed only")
     assert cautions([arm("a", 0.5, 0.1, 3)]) == ["Differences of up to 0.02 bits per byte are called nothing."]
-
-
-def test_signed_numbers() -> None:
-    assert [signed(value) for value in (0.6, -0.6, 0.001, -0.001)] == ["+0.60", "\N{MINUS SIGN}0.60", "0.00", "0.00"]

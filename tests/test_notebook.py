@@ -10,7 +10,7 @@ from made import made_run, stage_of
 from mixcpt import guesses
 from mixcpt.drafts import Guess
 from mixcpt.errors import BadFile, BadInput, NotFound
-from mixcpt.journal import Entry, journal, signed
+from mixcpt.journal import Entry, journal
 from mixcpt.notebook import Conflict, Notebook, arrange, experiments
 from mixcpt.runs import Run, Runs
 from mixcpt.workspace import Workspace, read_json, write_json
@@ -179,10 +179,6 @@ def test_a_run_of_another_version_does_not_hide_the_rest(workspace: Workspace) -
     (strange.folder / "config.yaml").write_text(text + "later_setting: 1\n")
     made_run(workspace, name="good")
     assert {e.title for e in journal(workspace, "trial") if e.kind == "launch"} == {"good"}
-
-
-def test_signed() -> None:
-    assert [signed(0.1), signed(-0.1), signed(-0.0001), signed(3.4, 0)] == ["+0.100", "−0.100", "0.000", "+3"]
 
 
 # Notes

@@ -1,12 +1,13 @@
 """Presets: named changes that a stage either has or has not."""
 
+from collections import defaultdict
 from pathlib import Path
-from typing import get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 import pytest
 
 from app.forms import fields
-from mixcpt.config import Stage, override
+from mixcpt.config import Dpo, Sft, Stage, override
 from mixcpt.drafts import default_stage
 from mixcpt.presets import ADAPTERS, BUDGETS, OBJECTIVES, OPTIONS, Preset, changed, fitting, value_at
 from mixcpt.recipe import load_recipe
@@ -42,7 +43,12 @@ def test_what_fits_no_preset_is_the_users_own() -> None:
 
 
 def test_every_option_of_every_choice_has_words() -> None:
-    choices = {one.path: set(get_args(one.type)) for one in fields(Stage) if get_origin(one.type) is not None}
+    choices: dict[str, set[str]] = defaultdict(set)
+    for model in (Stage, Sft, Dpo):
+        for one in fields(model):
+            if get_origin(one.type) is Literal:
+                choices[one.path] |= set(get_args(one.type))
+    assert OPTIONS.keys() == choices.keys()
     for path, words in OPTIONS.items():
         assert set(words) == choices[path], path
 
