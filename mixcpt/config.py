@@ -373,8 +373,9 @@ class EvaluationConfig(Config):
     tasks: list[str] = setting(
         ["general"],
         label="Question sets",
-        help="general (built-in four-choice questions), atlas (the fictional domain: recall and two-step), or the path "
-        "of a JSONL file with question, choices and answer.",
+        help="general (built-in four-choice questions), atlas (the fictional domain: recall and two-step), the path of "
+        "a JSONL file with your own questions, or lm-eval:NAME for one of lm-eval's tasks, such as lm-eval:arc_easy, "
+        "whose questions come from the Hugging Face hub.",
     )
     items: int | None = setting(
         None,
@@ -384,8 +385,45 @@ class EvaluationConfig(Config):
         help="Asks only N of each set, drawn by a fixed seed; empty asks all.",
     )
     batch_size: int = setting(
-        8, label="Batch size", ge=1, help="Questions at once. Fixed, for scores can move with it."
+        8,
+        label="Batch size",
+        unit="questions",
+        ge=1,
+        help="Questions at once, in fp32. In 16 and in 4 bits they are asked one at a time whatever stands here, for "
+        "there the neighbours in a batch move the last digits of a score.",
     )
+    format_items: int = setting(
+        0,
+        label="Format prompts",
+        unit="prompts",
+        ge=0,
+        help="So many held-out prompts are answered in a chat template, to see whether answers end, keep to the "
+        "template and have the right length. 0 measures no format.",
+    )
+    format_tokens: int = setting(
+        128,
+        label="Length of a format answer",
+        unit="tokens",
+        ge=8,
+        le=4096,
+        help="An answer that has not ended by then is cut off. Prompts whose own answer is longer are left out.",
+    )
+    format_source: str = setting(
+        "builtin/instructions",
+        label="Format prompts from",
+        help="The instructions whose held-out part gives the prompts.",
+    )
+    format_templates: list[str] = setting(
+        [],
+        label="Format templates",
+        help="Chat templates in which the format is measured, each on its own: own (the run's) or a name such as "
+        "alpaca or chatml, also one that the model has never seen. Empty: own.",
+    )
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is anything to ask once a run is done."""
+        return bool(self.tasks or self.format_items)
 
 
 class Stage(Config):
