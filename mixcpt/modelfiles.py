@@ -62,3 +62,19 @@ def model_fingerprint(folder: Path) -> str:
 def _sample_starts(first: int, size: int, samples: int = 64) -> list[int]:
     step = max((size - first) // samples, 1)
     return list(range(first, size, step))
+
+
+def model_config(folder: Path) -> dict[str, Any]:
+    """What config.json says. Raises BadFile when it cannot be read."""
+    return _json_object(folder / "config.json")
+
+
+def stored_in_bf16(folder: Path) -> bool:
+    """Whether the weights were saved in bf16, as config.json tells; those of another kind need fp32 to be kept whole.
+
+    Raises:
+        BadFile: it cannot be read.
+    """
+    config = model_config(folder)
+    parts = (config, config.get("text_config") or {})
+    return any(part.get(name) == "bfloat16" for part in parts for name in ("dtype", "torch_dtype"))

@@ -1,0 +1,51 @@
+"""Commands of `mixcpt` that take a run elsewhere: `export` and `card`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mixcpt.commands import command
+from mixcpt.runs import Runs
+from mixcpt.workspace import Workspace
+
+
+def add(commands: Any) -> None:
+    one = command(commands, "export", export, "write out what a run made, for other programs")
+    one.add_argument("run", metavar="RUN", help="a run's id, or a beginning of it that is unique")
+    one.add_argument(
+        "--to",
+        choices=("adapter", "merged", "tasks"),
+        default="adapter",
+        help="adapter: for PEFT (the default); merged: an ordinary model in bf16; tasks: its questions for lm_eval",
+    )
+    one.add_argument("out", type=Path, metavar="OUT", help="a folder that does not exist yet")
+    one = command(commands, "card", card, "print a run's model card")
+    one.add_argument("run", metavar="RUN", help="a run's id, or a beginning of it that is unique")
+    one.add_argument("--of", choices=("adapter", "merged"), default="adapter", help="of which export (adapter)")
+
+
+def export(workspace: Workspace, options: argparse.Namespace) -> None:
+    from mixcpt import exports
+    from mixcpt.cli_do import Follower
+    from mixcpt.evaluation import question_sets, write_tasks
+    from mixcpt.submission import finish
+    from mixcpt.supervisor import Supervisor
+
+    run, to = Runs(workspace).get(options.run), options.to
+    exports.check_out(options.out, exports.estimate_bytes(workspace, run, to))
+    if to == "tasks":  # they name the folder that they lie in
+        write_tasks(question_sets(run.config.evaluation), options.out)
+    else:
+        there = exports.find(run, to)
+        if there is None or not exports.is_current(workspace, there):
+            finish([exports.submit(workspace, run, to)], Supervisor(workspace), Follower())
+            there = exports.find(run, to)
+        assert there is not None, "it was just made"
+        exports.take(there, options.out)
+    print(options.out)
+
+
+def card(workspace: Workspace, options: argparse.Namespace) -> None:
+    from mixcpt.card import model_card
+
+    print(model_card(workspace, Runs(workspace).get(options.run), options.of), end="")

@@ -1,0 +1,75 @@
+"""The adapter added into the weights of its base, so that what is left is an ordinary model in bf16.
+
+    W' = bf16(fp32(W) + s B A)        s = alpha / rank, or alpha / sqrt(rank) with rsLoRA (Hu et al., 2106.09685, eq. 3)
+
+The sum is taken in fp32 and rounded once, so every number of W' is within half a step of bf16, 2^-8 of its size, of
+the exact sum; weights without an adapter stay as they are. The base is taken as it is stored, never in 4 bits: adding to
+NF4 would round everything again. What it gives up: adapters that are more than LoRA matrices on linear layers, and
+merging piece by piece, so the whole model has to fit into memory.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from safetensors import safe_open
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from mixcpt import models
+from mixcpt.errors import BadFile
+from mixcpt.modelfiles import model_config
+from mixcpt.modelfiles import stored_in_bf16 as stored_in_bf16
+
+Progress = Callable[[float], None]
+
+
+def merge(folder: Path, adapter: Path, progress: Progress = lambda fraction: None) -> PreTrainedModel:
+    """The model in `folder` with the adapter in `adapter` merged, in bf16 on the CPU, ready for `save_pretrained`.
+
+    `progress` is told the share of layers that are done (0 to 1) and may raise to stop.
+
+    Raises:
+        BadFile: no model or adapter there, one that does not fit the other, an adapter that holds more than LoRA
+            matrices, or a sum that is no number.
+    """
+    _require_plain_lora(adapter)
+    base = models.load_base(folder, "cpu", "bf16" if stored_in_bf16(folder) else "fp32")
+    model = models.load_adapter(base, adapter, trainable=False)
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLinear)]
+    for number, (name, layer) in enumerate(layers):
+        progress(number / len(layers))
+        _add(name, layer, adapter)
+    merged = cast(PreTrainedModel, model.unload())
+    for parameter in merged.parameters():  # the buffers of positions keep their fp32, as in a model that is loaded
+        parameter.data = parameter.data.to(torch.bfloat16)
+    merged.config.use_cache = bool(model_config(folder).get("use_cache", True))  # as it was before it was trained on
+    # What is exported is written beside it by `mixcpt.exporting`; some models come with one that cannot be saved again.
+    merged.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    return merged
+
+
+def _require_plain_lora(adapter: Path) -> None:
+    """What else an adapter may hold (whole layers, embeddings, magnitudes, biases) would be left out of the sum."""
+    path = adapter / "adapter_model.safetensors"
+    if not path.is_file():
+        raise BadFile(f"{adapter} holds no adapter_model.safetensors: check the path.")
+    with safe_open(path, framework="pt") as file:
+        other = [name for name in file.keys() if not name.endswith((".lora_A.weight", ".lora_B.weight"))]  # noqa: SIM118
+    if other:
+        raise BadFile(
+            f"The adapter in {adapter} holds more than LoRA matrices, for example {other[0]}, which cannot be merged "
+            "exactly: export the adapter itself."
+        )
+
+
+@torch.no_grad()
+def _add(name: str, layer: LoraLinear, adapter: Path) -> None:
+    weight = cast(nn.Linear, layer.get_base_layer()).weight
+    (own,) = layer.lora_A  # a run has one adapter
+    total = weight.float() + layer.get_delta_weight(own).float()
+    if not torch.isfinite(total).all():
+        raise BadFile(f"The adapter in {adapter} makes {name} NaN or infinite: it is damaged, train it again.")
+    weight.data = total.to(torch.bfloat16)
