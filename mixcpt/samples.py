@@ -116,10 +116,15 @@ def choose(workspace: Workspace, stage: Sft, template: ChatTemplate) -> Selectio
     else:
         selection = _unscored(workspace, stage, template)
         where = f"The source {config.source!r}"
-    if selection.kind != kind_of(stage):
-        raise BadInput(f"{where} holds {selection.kind}, but {stage.stage} learns from {kind_of(stage)}: take another.")
+    require_kind(selection, stage, where)
     selection.require_rows(config.selection or "")
     return selection
+
+
+def require_kind(selection: Selection, stage: Sft, where: str) -> None:
+    """Raises BadInput when the samples are of a kind that the stage does not learn from; `where` names them."""
+    if selection.kind != kind_of(stage):
+        raise BadInput(f"{where} holds {selection.kind}, but {stage.stage} learns from {kind_of(stage)}: take another.")
 
 
 def _unscored(workspace: Workspace, stage: Sft, template: ChatTemplate) -> Selection:

@@ -213,7 +213,9 @@ class _Scoring:
         self._open_caches()
         samples = self._read(candidates(corpus, self.limit), check)
         self._fill([text for _, _, texts, _ in samples for text in texts], progress, check)
-        table = ScoreTable(self._info(corpus), [self._scored(*sample) for sample in samples])
+        left_out = sum(bool(reason) for *_, reason in samples)
+        counts = {"samples": len(samples) - left_out, "left_out": left_out}
+        table = ScoreTable(self._info(corpus) | counts, [self._scored(*sample) for sample in samples])
         table.save(self.workspace)
         return table
 
@@ -361,6 +363,6 @@ def run_job(context: "JobContext") -> str:
     """The `score` job; its payload is as `score_as_asked` takes it."""
     table = score_as_asked(context.workspace, context.job.payload, context.progress, context.check)
     write_json(context.job.folder / "result.json", {"scores": table.id})
-    left_out = sum(bool(sample.reason) for sample in table.samples)
+    left_out = table.info["left_out"]
     rest = f", {left_out:,} left out with their reason" if left_out else ""
-    return f"Scores {table.id}: {len(table.samples) - left_out:,} samples scored{rest}."
+    return f"Scores {table.id}: {table.info['samples']:,} samples scored{rest}."

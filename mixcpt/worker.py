@@ -32,9 +32,10 @@ HANDLERS = {
     "fetch": "mixcpt.worker:fetch_job",
     "prepare": "mixcpt.worker:prepare_job",
     "ingest": "mixcpt.worker:ingest_job",
-    "train": "mixcpt.training:run_job",
+    "train": "mixcpt.worker:train_job",
     "evaluate": "mixcpt.evaluation:run_job",
     "score": "mixcpt.scoring:run_job",
+    "export": "mixcpt.exporting:run_job",
 }
 HEARTBEAT_SECONDS = 1.0
 STATUS_SECONDS = 0.5
@@ -189,6 +190,18 @@ def fetch_job(context: JobContext) -> str:
         should_stop=context.check,
     )
     return f"The model {payload['model']} is ready."
+
+
+def train_job(context: JobContext) -> str:
+    """Train the job's run, by what its stage asks for."""
+    from mixcpt.config import Stage
+    from mixcpt.runs import Runs
+
+    if isinstance(Runs(context.workspace).get(str(context.job.run)).config, Stage):
+        from mixcpt.training import run_job
+    else:
+        from mixcpt.alignment import run_job
+    return run_job(context)
 
 
 def prepare_job(context: JobContext) -> str:

@@ -1,8 +1,10 @@
 """What several tests need: a workspace, a tokenizer whose tokens are bytes, and the shared data where it lies."""
 
 import json
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tokenizers import Tokenizer
@@ -14,6 +16,8 @@ from mixcpt.corpus import ingest_records
 from mixcpt.records import Record
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as workers have it; before torch is imported anywhere
 
 _SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -49,6 +53,16 @@ def tiny_tokenizer(tiny_tokenizer_folder: Path) -> TextTokenizer:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "home")
+
+
+@pytest.fixture
+def quick_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that need not be timed."""
+    from mixcpt import doctor
+
+    timings = SimpleNamespace(fp32=100.0, bf16=100.0)
+    machine = SimpleNamespace(cuda=None, memory_available_gb=8.0, timings=timings)
+    monkeypatch.setattr(doctor, "machine", lambda workspace: machine)
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from mixcpt.machine import Machine
 from mixcpt.mixture import Mixture, realise
 from mixcpt.runs import Run, Runs
 from mixcpt.tokens import TextTokenizer
-from mixcpt.training import collate, is_whole, mark_complete, peak_memory, train
+from mixcpt.trainer import is_whole, mark_complete, peak_memory
+from mixcpt.training import collate, train
 from mixcpt.workspace import Workspace, read_json, write_json
 
 
