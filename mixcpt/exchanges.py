@@ -80,7 +80,7 @@ class Voice(Config):
     """A model that answers: a run's adapter on its base, at some strength, or the base alone (`run` null)."""
 
     run: str | None = None
-    strength: float = Field(1.0, ge=0, le=1)
+    strength: float = Field(default=1.0, ge=0, le=1)
 
 
 class Question(Config):

@@ -84,11 +84,14 @@ class Resident:
         adapter = self._adapter(run)
         if self._in_use == (adapter.name, strength):
             return
-        self._tuner.enable_adapter_layers()
-        self._tuner.set_adapter(adapter.name, inference_mode=True)
+        self._activate(adapter.name)
         for layer, scale in adapter.scales:
             layer.scaling[adapter.name] = scale * strength
         self._in_use = (adapter.name, strength)
+
+    def _activate(self, name: str) -> None:
+        self._tuner.enable_adapter_layers()
+        self._tuner.set_adapter(name, inference_mode=True)
 
     @property
     def _tuner(self) -> Any:
@@ -118,7 +121,7 @@ class Resident:
         except BadFile:
             self.broken = True
             raise
-        self._tuner.set_adapter(name, inference_mode=True)
+        self._activate(name)
         self._in_use = (name, 1.0)
         layers = [one for one in self.model.modules() if isinstance(one, LoraLayer) and name in one.scaling]
         self._adapters[run.id] = _Adapter(name, stamps, [(layer, layer.scaling[name]) for layer in layers])
