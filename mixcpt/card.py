@@ -138,7 +138,7 @@ class _Card:
         for number, run in enumerate(self.chain, 1):
             config = run.config
             yield f"### {number}. {facts.STAGE_TITLES[config.stage]}"
-            yield _list((name, plain(value)) for name, value in facts.training(run))
+            yield _list((name, plain(value)) for name, value in facts.training(self.workspace, run))
             if isinstance(config, Stage):
                 yield _table(mixture_table(config.mixture, realised(run)))
 

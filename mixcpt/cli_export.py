@@ -27,21 +27,17 @@ def add(commands: Any) -> None:
 def export(workspace: Workspace, options: argparse.Namespace) -> None:
     from mixcpt import exports
     from mixcpt.cli_do import Follower
-    from mixcpt.evaluation import question_sets, write_tasks
     from mixcpt.submission import finish
     from mixcpt.supervisor import Supervisor
 
     run, to = Runs(workspace).get(options.run), options.to
     exports.check_out(options.out, exports.estimate_bytes(workspace, run, to))
-    if to == "tasks":  # they name the folder that they lie in
-        write_tasks(question_sets(run.config.evaluation), options.out)
-    else:
+    there = exports.find(run, to)
+    if there is None or not exports.is_current(workspace, there):
+        finish([exports.submit(workspace, run, to)], Supervisor(workspace), Follower())
         there = exports.find(run, to)
-        if there is None or not exports.is_current(workspace, there):
-            finish([exports.submit(workspace, run, to)], Supervisor(workspace), Follower())
-            there = exports.find(run, to)
-        assert there is not None, "it was just made"
-        exports.take(there, options.out)
+    assert there is not None, "it was just made"
+    exports.take(there, options.out)
     print(options.out)
 
 

@@ -16,7 +16,6 @@ from mixcpt import __version__, machine
 from mixcpt.card import model_card
 from mixcpt.errors import TooLittle
 from mixcpt.estimate import PROCESS_BYTES, SLACK, shape_of
-from mixcpt.evaluation import question_sets, write_tasks
 from mixcpt.exports import (
     MARK,
     SPARE_DISK,
@@ -37,6 +36,7 @@ from mixcpt.modelfiles import model_config, stored_in_bf16
 from mixcpt.origins import origin
 from mixcpt.records import Message
 from mixcpt.runs import Run, Runs
+from mixcpt.tasks import export_tasks
 from mixcpt.templates import choose_template, template_of
 from mixcpt.tokens import TextTokenizer
 from mixcpt.worker import JobContext
@@ -87,14 +87,13 @@ def make(
         workspace.require_disk(estimate_bytes(workspace, run, to) + SPARE_DISK, f"Exporting run {run.id} ({to})")
         zip_path(run, to).unlink(missing_ok=True)
         mark = {"run": run.id, "to": to, "mixcpt": __version__, "made_of": made_of(workspace, run, to)}
-        target = run.folder / "exports" / to
-        if to == "tasks":  # they name their own folder, so they cannot be made elsewhere and moved
-            write_tasks(question_sets(run.config.evaluation), target)
-            write_json(target / MARK, mark | {"created": now()})
-        else:
-            with building(target) as folder:
+        with building(run.folder / "exports" / to) as folder:
+            if to == "tasks":
+                folder.rmdir()  # it wants to make its folder itself
+                export_tasks(run, folder)
+            else:
                 _write(workspace, run, to, folder, progress, stop)
-                write_json(folder / MARK, mark | {"created": now()})
+            write_json(folder / MARK, mark | {"created": now()})
         made = find(run, to)
     assert made is not None, "it was just made"
     return made

@@ -11,14 +11,13 @@ what was exported stays with its run until one of them is removed.
 """
 
 import hashlib
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from mixcpt import __version__, evaluation, recorded
+from mixcpt import __version__, recorded
 from mixcpt.card import model_card
 from mixcpt.errors import BadFile, BadInput, NotFound, TooLittle
 from mixcpt.estimate import shape_of
@@ -66,8 +65,8 @@ def check(workspace: Workspace, run: Run, to: str) -> None:
     """See that `run` can be exported.
 
     Raises:
-        BadInput: an unknown kind; no finished adapter, or a damaged one; a base model that is gone or has changed; a
-            question set that is gone.
+        BadInput: an unknown kind; no finished adapter, or a damaged one; a base model that is gone or has changed; no
+            questions.
     """
     if to not in KINDS:
         raise BadInput(f"There is no export {to!r}: take one of {', '.join(KINDS)}.")
@@ -84,11 +83,8 @@ def check(workspace: Workspace, run: Run, to: str) -> None:
 
 
 def _check_questions(run: Run) -> None:
-    if not run.config.evaluation.tasks:
-        raise BadInput(
-            f"Run {run.id} asks no questions, so it has no tasks: name question sets in evaluation.tasks of a new run."
-        )
-    evaluation.question_sets(run.config.evaluation)
+    if not any((run.folder / "tasks").glob("*.jsonl")):
+        raise BadInput(f"Run {run.id} was asked no questions yet: ask some with `mixcpt evaluate {run.id}`.")
 
 
 def _check_adapter(workspace: Workspace, run: Run) -> None:
@@ -138,7 +134,7 @@ def estimate_bytes(workspace: Workspace, run: Run, to: str) -> int:
     """How much disk an export will take. Raises as `check`."""
     check(workspace, run, to)
     if to == "tasks":
-        return len(json.dumps(evaluation.question_sets(run.config.evaluation)))
+        return sum(path.stat().st_size for path in (run.folder / "tasks").glob("*.json*"))
     folder = base_folder(workspace, run)
     tokenizer = sum(path.stat().st_size for path in tokenizer_files(folder))
     if to == "adapter":
@@ -181,7 +177,8 @@ _DIGESTS: Kept[str] = Kept()
 def made_of(workspace: Workspace, run: Run, to: str) -> str:
     """A hash of all that an export is made of."""
     if to == "tasks":
-        return _hash([json.dumps(evaluation.question_sets(run.config.evaluation), sort_keys=True), __version__])
+        asked = sorted((run.folder / "tasks").glob("*.json*"))
+        return _hash([*(f"{path.name} {path.read_text(encoding='utf-8')}" for path in asked), __version__])
     folder, weights = base_folder(workspace, run), run.adapter / "adapter_model.safetensors"
     parts = [
         model_card(workspace, run, to),

@@ -11,10 +11,12 @@ from mixcpt.config import AdapterConfig, AnyStage, Dpo, Sft, Stage
 from mixcpt.corpus import Corpus, corpus_names
 from mixcpt.errors import NotFound
 from mixcpt.estimate import minutes
-from mixcpt.journal import objective_words, signed
+from mixcpt.figures import signed
+from mixcpt.journal import objective_words
 from mixcpt.manifest import Manifest
 from mixcpt.runs import Record, Run, Runs
-from mixcpt.samples import facts_in_words, kept_facts, needs_scores
+from mixcpt.samples import kept_facts, needs_scores
+from mixcpt.stage_words import reference_words, run_words, samples_words, template_words
 from mixcpt.workspace import Workspace
 
 Fact = tuple[str, str]
@@ -29,7 +31,6 @@ STAGE_TITLES = {
 UNKNOWN = "not measured"
 
 _PRECISIONS = {"nf4": "4 bits (NF4, QLoRA)"}
-_TEMPLATES = {"own": "the one that the model brought along"}
 
 
 def chain(workspace: Workspace, run: Run) -> tuple[list[Run], str]:
@@ -50,10 +51,10 @@ def chain(workspace: Workspace, run: Run) -> tuple[list[Run], str]:
 # How a stage was trained
 
 
-def training(run: Run) -> list[Fact]:
+def training(workspace: Workspace, run: Run) -> list[Fact]:
     """What a stage learned from, by which objective and with which settings, and how long it took once it is done."""
     config, results = run.config, run.results().get("training")
-    found = _of_rows(config) if isinstance(config, Stage) else _of_samples(run, config)
+    found = _of_rows(config) if isinstance(config, Stage) else _of_samples(workspace, run, config)
     how = config.training
     found += [
         ("Learning rate", f"{how.learning_rate:g}, {how.schedule}, warm-up in {how.warmup:.0%} of the steps"),
@@ -71,39 +72,28 @@ def _of_rows(config: Stage) -> list[Fact]:
     return [("Objective", objective_words(config.objective)), ("Rows", rows)]
 
 
-def _of_samples(run: Run, config: Sft) -> list[Fact]:
-    how, objective = config.training, "cross-entropy on the answers alone, the token that ends them included"
-    found = _chosen(run, config)
+def _of_samples(workspace: Workspace, run: Run, config: Sft) -> list[Fact]:
+    kept, how = kept_facts(run), config.training
+    found = [("Samples", samples_words(config, run))]
+    if kept:
+        found += _chosen(workspace, config, kept)
+    found.append(("Chat template", template_words(kept["template"] if kept else config.template)))
     if isinstance(config, Dpo):
-        objective = f"DPO with beta {config.preference.beta:g}"
-        found.append(("Reference", _reference(config.preference.reference)))
-    times = f"{how.epochs:,}, {how.samples_per_step:,} samples a step"
-    return [*found, ("Objective", objective), ("Times through", times)]
+        found.append(("Objective", f"DPO with beta {config.preference.beta:g}"))
+        found.append(("Reference", reference_words(workspace, config, run.info.parent)))
+    else:
+        found.append(("Objective", "cross-entropy on the answers alone, the token that ends them included"))
+    return [*found, ("Times through", f"{how.epochs:,}, {how.samples_per_step:,} samples a step")]
 
 
-def _chosen(run: Run, config: Sft) -> list[Fact]:
-    """Which samples were learned from, as they were pinned; before that, what was asked for."""
-    kept = kept_facts(run)
-    if kept is None:
-        samples = config.samples
-        chosen = f"the selection {samples.selection}" if samples.selection else samples.rule.words()
-        return [("Samples", f"{chosen}, from {samples.source}"), ("Chat template", config.template)]
-    under = f"run {kept['scored_under']}" if kept["scored_under"] else "the base"
-    found = [
-        ("Samples", facts_in_words(kept)),
-        ("Chosen from", f"{kept['candidates']:,} candidates of {kept['source']}"),
-        ("Chat template", _TEMPLATES.get(kept["template"], kept["template"])),
-        ("Fingerprint of the samples", kept["fingerprint"]),
-    ]
-    if needs_scores(config) or kept["selection"]:
-        found.insert(2, ("Scored under", under))
+def _chosen(workspace: Workspace, config: Sft, kept: Record) -> list[Fact]:
+    """Where the samples that a run pinned come from."""
+    found = [("Chosen from", f"{kept['candidates']:,} candidates of {kept['source']}")]
+    if kept["selection"] or needs_scores(config):
+        found.append(("Scored under", run_words(workspace, kept["scored_under"])))
     if kept["left_out"]:
-        found.insert(2, ("Left out", f"{len(kept['left_out']):,} of the chosen, for they could not be trained on"))
-    return found
-
-
-def _reference(name: str) -> str:
-    return {"base": "the base model", "parent": "the run before"}.get(name, f"a frozen copy of run {name}")
+        found.append(("Left out", f"{len(kept['left_out']):,} of the chosen, for they could not be trained on"))
+    return [*found, ("Fingerprint of the samples", kept["fingerprint"])]
 
 
 def adapter_words(adapter: AdapterConfig) -> str:

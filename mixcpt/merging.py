@@ -3,8 +3,8 @@
     W' = bf16(fp32(W) + s B A)        s = alpha / rank, or alpha / sqrt(rank) with rsLoRA (Hu et al., 2106.09685, eq. 3)
 
 The sum is taken in fp32 and rounded once, so every number of W' is within half a step of bf16, 2^-8 of its size, of
-the exact sum; weights without an adapter stay as they are. The base is taken as it is stored, never in 4 bits: adding to
-NF4 would round everything again. What it gives up: adapters that are more than LoRA matrices on linear layers, and
+the exact sum; weights without an adapter stay as they are. The base is taken as it is stored, never in 4 bits: adding
+to NF4 would round everything again. What it gives up: adapters that are more than LoRA matrices on linear layers, and
 merging piece by piece, so the whole model has to fit into memory.
 """
 

@@ -16,9 +16,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from mixcpt import models
+from mixcpt import builtin, models
 from mixcpt.config import AdapterConfig
 from mixcpt.runs import Run
+from mixcpt.tasks import write_tasks
 from mixcpt.workspace import Workspace
 
 FAMILIES = ("llama", "gemma3", "gpt2")
@@ -28,7 +29,7 @@ def tiny_model(family: str, folder: Path, tokenizer: Path, dtype: torch.dtype = 
     """A random model of two layers, its embeddings tied to its head, saved in `dtype`."""
     torch.manual_seed(0)
     common: dict[str, Any] = {"vocab_size": 257, "eos_token_id": 256, "pad_token_id": 256, "bos_token_id": None}
-    sizes = {
+    sizes: dict[str, Any] = {
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
@@ -43,7 +44,7 @@ def tiny_model(family: str, folder: Path, tokenizer: Path, dtype: torch.dtype = 
     elif family == "gemma3":
         model = Gemma3ForCausalLM(Gemma3TextConfig(**common, **sizes, sliding_window=8, tie_word_embeddings=True))
     else:
-        shape = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.2}
+        shape: dict[str, Any] = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.2}
         model = GPT2LMHeadModel(GPT2Config(**common, **shape))
     shutil.copytree(tokenizer, folder, dirs_exist_ok=True)
     model.to(dtype).save_pretrained(folder)  # type: ignore[arg-type]
@@ -62,9 +63,11 @@ def random_adapter(model: Path, folder: Path, seed: int = 0, **config: Any) -> P
 
 
 def exportable_run(workspace: Workspace, model: Path | str, folder: Path | None = None, **given: Any) -> Run:
-    """A finished run of the model called `model`, which lies in `folder` (else there), its figures made up."""
+    """A finished run of the model called `model`, which lies in `folder` (else there), its figures made up; it was
+    asked five questions."""
     stage = stage_of(model__name=str(model), adapter__rank=4, adapter__alpha=8.0)
     run = made_run(workspace, stage=stage, **given)
     shutil.rmtree(run.adapter)
     random_adapter(folder or Path(model), run.adapter, rank=4, alpha=8.0)
+    write_tasks({"general": builtin.questions()[:5]}, run.folder / "tasks")
     return run

@@ -95,7 +95,8 @@ def test_the_whole_chain_is_told_in_order(workspace: Workspace) -> None:
     headings = [line for line in card.split("\n") if line.startswith("### ")]
     assert [heading[4:16] for heading in headings] == ["1. Knowledge", "2. Format: s", "3. Preferenc"]
     assert "further pre-training, supervised fine-tuning and preference optimisation" in card
-    assert f"**Scored under:** run {cpt.id}" in card and f"a frozen copy of run {sft.id}" in card
+    assert f"**Scored under:** knowledge run mixture, CE + LSSD ({cpt.id})" in card
+    assert f"**Reference:** a frozen copy of SFT run mixture, CE + LSSD ({sft.id})" in card
     assert "3 samples of builtin/instructions" in card and "24 candidates of builtin/preferences" in card
     assert [line[0] for line in cells(card, "after | field")[2:]] == ["Knowledge", "Format", "Preference"]
     assert {line[0] for line in cells(card, "source | what it is")[2:]} >= {"builtin/atlas", "builtin/preferences"}

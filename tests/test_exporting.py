@@ -218,9 +218,12 @@ def test_the_code_in_the_card_runs(workspace: Workspace, run: Run, model: Path, 
 # --- making it
 
 
-def test_tasks_name_the_folder_that_they_lie_in(workspace: Workspace, run: Run) -> None:
+def test_tasks_are_those_that_the_run_was_asked(workspace: Workspace, run: Run) -> None:
     made = make(workspace, run, "tasks")
-    assert f"{made.folder}/general.jsonl" in (made.folder / "general.yaml").read_text()
+    assert {"general.yaml", "general.jsonl", "README.md", "export.json"} <= {
+        path.name for path in made.folder.iterdir()
+    }
+    assert (made.folder / "general.jsonl").read_text() == (run.folder / "tasks" / "general.jsonl").read_text()
     assert make(workspace, run, "tasks") == made
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 from exportable import exportable_run, tiny_model
-from made import made_job, made_run, stage_of
+from made import made_job, made_run
 
-from mixcpt import exporting, exports, recorded
+from mixcpt import builtin, exporting, exports, recorded
 from mixcpt.errors import BadFile, BadInput, NotFound, TooLittle
 from mixcpt.exports import check, check_out, estimate_bytes, find, is_current, submit, take
 from mixcpt.jobs import Jobs
 from mixcpt.modelfiles import model_fingerprint
 from mixcpt.runs import Run, Runs
+from mixcpt.tasks import write_tasks
 from mixcpt.workspace import Workspace, write_json
 
 Usage = namedtuple("Usage", "total used free")
@@ -98,13 +99,12 @@ def test_a_base_model_that_is_stored_in_few_bits(workspace: Workspace, run: Run,
         check(workspace, run, "merged")
 
 
-def test_questions_that_are_none_or_gone(workspace: Workspace, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"asks no questions, so it has no tasks"):
-        check(workspace, made_run(workspace, stage=stage_of(evaluation__tasks=[])), "tasks")
-    gone = made_run(workspace, stage=stage_of(evaluation__tasks=[str(tmp_path / "gone.jsonl")]))
-    with pytest.raises(BadFile, match=r"no question set .*gone\.jsonl"):
-        check(workspace, gone, "tasks")
-    check(workspace, recorded.add(workspace)[0], "tasks")  # asking needs no adapter
+def test_questions_that_nobody_asked(workspace: Workspace, run: Run) -> None:
+    unasked = made_run(workspace)
+    with pytest.raises(BadInput, match=rf"Run {unasked.id} was asked no questions yet: .*mixcpt evaluate"):
+        check(workspace, unasked, "tasks")
+    shutil.rmtree(run.adapter)
+    check(workspace, run, "tasks")  # asking needs no adapter
 
 
 # --- sizes, and what lies there
@@ -129,6 +129,14 @@ def test_an_export_is_right_until_anything_changes(workspace: Workspace, run: Ru
     assert (again.folder / "export.json").read_text() != created
     write_json(model / "tokenizer_config.json", {"eos_token": "<eos>", "pad_token": "<eos>"})
     assert not is_current(workspace, again)
+
+
+def test_tasks_are_right_until_other_questions_are_asked(workspace: Workspace, run: Run) -> None:
+    made = exporting.make(workspace, run, "tasks")
+    assert is_current(workspace, made)
+    write_tasks({"more": builtin.questions()[:3]}, run.folder / "tasks")
+    assert not is_current(workspace, made)
+    assert (exporting.make(workspace, run, "tasks").folder / "more.yaml").is_file()
 
 
 def test_deleting_a_run_removes_its_exports(workspace: Workspace, run: Run) -> None:
