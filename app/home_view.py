@@ -14,8 +14,8 @@ from mixcpt.drafts import Draft, Drafts, default_stage
 from mixcpt.errors import MixcptError, NotFound
 from mixcpt.launching import launch_draft
 from mixcpt.modelstore import is_there
+from mixcpt.outlook import estimate_at_once
 from mixcpt.overview import DAMAGED, RunSummary
-from mixcpt.recipes import estimate_at_once
 from mixcpt.workspace import new_id
 
 CORPORA, MIXTURE, LAUNCH = "../pages/corpora.py", "../pages/mixture.py", "../pages/launch.py"

@@ -10,7 +10,7 @@ from app import drafting, panels, runs_list, show, state
 from app.panels import MOVING, RUNS
 from app.pins import pin_button
 from app.words import ago, plain, printable, size
-from mixcpt import charts, guesses, recipes
+from mixcpt import charts, guesses, submission
 from mixcpt.config import Sft, Stage, follow, to_yaml
 from mixcpt.differences import differences
 from mixcpt.drafts import Drafts, default_stage
@@ -90,7 +90,7 @@ def _actions(now: RunSummary, run: Run) -> None:
                 st.markdown("Cancel this run? Its last checkpoint stays, and it can be resumed.")
                 st.button("Yes, cancel", key="runs_cancel_yes", type="primary", on_click=_cancel, args=(run,))
             st.button("Pause", key="runs_pause", icon=":material/pause:", on_click=_pause, args=(run,))
-        if now.state in ("new", *recipes.STOPPED):
+        if now.state in ("new", *submission.STOPPED):
             st.button(
                 "Resume", key="runs_resume", icon=":material/play_arrow:", type="primary", on_click=_resume, args=(run,)
             )
@@ -142,7 +142,7 @@ def _resume(run: Run) -> None:
     if _is_second_click("resume", run):
         return
     try:
-        recipes.resume(state.workspace(), run)
+        submission.resume(state.workspace(), run)
     except MixcptError as problem:
         _tell(problem)
     else:
@@ -152,7 +152,7 @@ def _resume(run: Run) -> None:
 def _run_again(run: Run) -> None:
     if _is_second_click("again", run):
         return
-    again, _ = recipes.rerun(state.workspace(), run)
+    again, _ = submission.rerun(state.workspace(), run)
     st.toast("The new run is in the queue.", icon=":material/replay:")
     st.switch_page(RUNS, query_params={"run": again.id})
 

@@ -39,7 +39,7 @@ def stage_with(model: str, tokens: int, changes: dict[str, object]) -> object:
 def measure(model: str, tokens: int, changes: dict[str, object]) -> None:
     """One shape, in this process: prints a JSON line."""
     from mixcpt.config import Stage
-    from mixcpt.recipes import estimate_stage
+    from mixcpt.outlook import estimate_stage
     from mixcpt.runs import Runs
     from mixcpt.training import train
     from mixcpt.workspace import Workspace

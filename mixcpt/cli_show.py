@@ -32,15 +32,18 @@ def say(text: str) -> None:
 
 def doctor(workspace: Workspace, options: argparse.Namespace) -> None:
     from mixcpt import doctor as checks
-    from mixcpt.recipes import estimate_stage
+    from mixcpt.estimate import Estimate
+    from mixcpt.recipes import estimate_recipe
 
     machine = checks.machine(workspace, refresh=True)
     if options.json:
         return print_json(machine.model_dump() | {"precision": machine.precision})
     print(checks.report(machine))
-    quick = load_recipe(QUICK).cpt
-    if (workspace.models / quick.model.name).exists():  # the doctor only looks, it fetches nothing
-        print(f"\nTraining of the quick recipe needs {estimate_stage(workspace, quick).words()}.")
+    quick = load_recipe(QUICK)
+    if (workspace.models / quick.cpt.model.name).exists():  # the doctor only looks, it fetches nothing
+        needs = [need.estimate for need in estimate_recipe(workspace, quick, say)]
+        whole = Estimate(max(one.memory_bytes for one in needs), sum(one.seconds for one in needs), {})
+        print(f"\nTraining of the quick recipe needs {whole.words()}.")
 
 
 def corpus_show(workspace: Workspace, options: argparse.Namespace) -> int:
@@ -263,13 +266,13 @@ def estimate(workspace: Workspace, options: argparse.Namespace) -> None:
     needs = estimate_recipe(workspace, find_models(recipe, options.recipe.absolute().parent), say)
     seconds = sum(need.runs * need.estimate.seconds for need in needs)
     if options.json:
-        arms = [{"arm": need.arm, "runs": need.runs, **asdict(need.estimate)} for need in needs]
+        arms = [{"arm": need.arm, "stage": need.stage, "runs": need.runs, **asdict(need.estimate)} for need in needs]
         most = max(need.estimate.memory_bytes for need in needs)
         return print_json({"recipe": recipe.name, "arms": arms, "memory_bytes": most, "seconds": seconds})
     for need in needs:
         times = f", {need.runs} times" if need.runs > 1 else ""
-        print(f"{need.arm or recipe.name:28} {need.estimate.words()}{times}")
-    print(f"{'in all':28} {minutes(seconds)} of training and measuring")
+        print(f"{need.stage} {need.arm or recipe.name:28} {need.estimate.words()}{times}")
+    print(f"{'in all':32} {minutes(seconds)} of scoring, training and measuring")
 
 
 def preview(workspace: Workspace, options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ MixcptError             base: "show this to the user"              exit code 1
 │   │   └── Damaged     a file of the workspace that does not hold what was written
 │   ├── BadCorpus       documents that cannot become a corpus
 │   ├── BadConfig       a recipe or setting that contradicts itself or names an unknown thing
+│   ├── NoTemplate      a model without a chat template, where one is needed
 │   └── NotFound        a run, job, corpus or model that is not there
 ├── Unavailable         a model, hub or library that cannot be had now
 │   └── Busy            the machine is at other work; trying again later helps
@@ -39,6 +40,10 @@ class BadCorpus(BadInput):
 
 
 class BadConfig(BadInput):
+    pass
+
+
+class NoTemplate(BadInput):
     pass
 
 

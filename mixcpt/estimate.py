@@ -1,7 +1,8 @@
 """How much memory and time a run will need, before it starts; logits included. No torch: it reads the model's files.
 
 Formulas are ours; the constants named below were measured (`bench/estimate.py` gives them again). It gives up precision
-for families far from Llama's shape: there the activations are a guess from width and depth.
+for families far from Llama's shape: there the activations are a guess from width and depth. It leaves out what a job
+takes to start, and the questions at the end.
 """
 
 import json
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixcpt.config import Stage
+from mixcpt.config import AnyStage, Dpo, Sft, Stage, override
 from mixcpt.errors import BadFile, TooLittle
 from mixcpt.workspace import read_json
 
@@ -28,6 +29,13 @@ _OTHER_BYTES = {"fp32": 4, "bf16": 2, "nf4": 4}
 _EFFICIENCY = {"cpu": 0.4, "cuda": 0.35}
 """Share of the measured (CPU) or usual (GPU) matrix-product speed that whole training steps reach."""
 _GPU_GFLOPS = 100_000.0
+_TILE = (4096, 32_768)
+"""Tokens and words whose logits TRL makes at once."""
+TILE_COPIES = 6
+"""fp32 tensors of such a tile that are alive at once where no GPU does it in place."""
+_READINGS = {"sft": 2.5, "dpo": 2.0}
+"""How often a sample's text is read for its scores: with the template, without and the answer alone; a pair under the
+run and under the base."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,17 @@ class Shape:
     @property
     def linear_parameters(self) -> int:
         return sum(rows * columns for rows, columns in self.linear)
+
+
+@dataclass(frozen=True)
+class SampleSizes:
+    """What is known of a stage's samples before they are chosen: how many, the mean of their tokens (of a pair both
+    answers, each with its question), the longest text, and how many candidates are scored beforehand."""
+
+    count: int
+    mean_tokens: float
+    longest_tokens: int
+    scored: int
 
 
 @dataclass(frozen=True)
@@ -111,20 +130,38 @@ def _size(shape: list[int]) -> int:
     return size
 
 
-def estimate(stage: Stage, shape: Shape, *, device: str, precision: str, gflops: float | None) -> Estimate:
-    """Memory and time of training `stage`.
+def estimate(
+    stage: AnyStage,
+    shape: Shape,
+    *,
+    device: str,
+    precision: str,
+    gflops: float | None,
+    sizes: SampleSizes | None = None,
+) -> Estimate:
+    """Memory and time of training `stage`, for stage two with the scoring before it.
 
     Args:
         gflops: measured speed of matrix products on the CPU in the precision used; None on a GPU.
+        sizes: what is known of the samples of stage two, which needs it.
     """
+    tokens = _tokens_at_once(stage, sizes)
     parts = {
         "process": PROCESS_BYTES if device == "cpu" else 500_000_000,
         "model": weight_bytes(shape, precision),
-        "adapter": 16 * adapter_parameters(stage, shape),  # fp32 weight, gradient and two moments
-        "activations": _activations(stage, shape, precision),
-        "logits": LOGIT_COPIES * 4 * stage.training.loss_chunk * shape.vocabulary,
+        "adapter": _adapter_bytes(stage, shape),
+        "activations": _activations(stage, shape, precision, tokens),
+        "logits": _logits(stage, shape, device, precision, tokens),
     }
-    return Estimate(round(SLACK * sum(parts.values())), _seconds(stage, shape, device, gflops), parts)
+    operations = _of_samples(stage, shape, _known(sizes)) if isinstance(stage, Sft) else _of_rows(stage, shape)
+    seconds = operations / ((gflops or _GPU_GFLOPS) * 1e9 * _EFFICIENCY[device])
+    return Estimate(round(SLACK * sum(parts.values())), seconds, parts)
+
+
+def _known(sizes: SampleSizes | None) -> SampleSizes:
+    if sizes is None:
+        raise TypeError("the estimate of a stage that learns from samples needs their sizes")
+    return sizes
 
 
 def weight_bytes(shape: Shape, precision: str) -> int:
@@ -132,42 +169,94 @@ def weight_bytes(shape: Shape, precision: str) -> int:
     return round(shape.linear_parameters * _BYTES[precision] + shape.other * _OTHER_BYTES[precision])
 
 
-def adapter_parameters(stage: Stage, shape: Shape) -> int:
+def adapter_parameters(stage: AnyStage, shape: Shape) -> int:
     """LoRA parameters on all linear layers: rank * (in + out) each. An upper bound for fewer layers."""
     return stage.adapter.rank * sum(rows + columns for rows, columns in shape.linear)
 
 
-def _activations(stage: Stage, shape: Shape, precision: str) -> int:
+def _adapter_bytes(stage: AnyStage, shape: Shape) -> int:
+    """fp32 weight, gradient and two moments; DPO keeps a second copy of the weights, its reference."""
+    return (20 if isinstance(stage, Dpo) else 16) * adapter_parameters(stage, shape)
+
+
+def _tokens_at_once(stage: AnyStage, sizes: SampleSizes | None) -> int:
+    """Tokens, padding included, that go forward and backward together: DPO reads both answers of a pair at once."""
+    if not isinstance(stage, Sft):
+        return stage.training.rows_at_once * stage.mixture.row_tokens
+    longest = min(_known(sizes).longest_tokens, stage.samples.max_tokens)
+    return stage.training.samples_at_once * longest * _answers(stage)
+
+
+def _answers(stage: Sft) -> int:
+    return 2 if isinstance(stage, Dpo) else 1
+
+
+def _activations(stage: AnyStage, shape: Shape, precision: str, tokens: int) -> int:
     """Bytes kept for the backward pass: per token and layer about 17 vectors of the width and 8 of the feed-forward."""
     element = 4 if precision == "fp32" else 2
-    tokens = stage.training.rows_at_once * stage.mixture.row_tokens
     layer = (17 * shape.width + 8 * shape.feed_forward) * element
     if stage.training.checkpoint_activations:
         return tokens * (shape.layers * shape.width * element + layer)
     return tokens * shape.layers * layer
 
 
-def _seconds(stage: Stage, shape: Shape, device: str, gflops: float | None) -> float:
-    """Floating-point operations over speed. A frozen linear layer costs 2 a parameter and token forward, 2 backward."""
-    teacher = stage.objective.needs_teacher
-    body = 2 * shape.linear_parameters
-    head = 2 * shape.width * shape.vocabulary
-    forward = body * (1 + stage.training.checkpoint_activations)
-    per_token = forward + body + 2 * head + (body + head if teacher else 0)
-    operations = stage.mixture.total_tokens() * per_token + _measured_tokens(stage) * (body + head)
-    speed = (gflops or _GPU_GFLOPS) * 1e9 * _EFFICIENCY[device]
-    return operations / speed
+def _logits(stage: AnyStage, shape: Shape, device: str, precision: str, tokens: int) -> int:
+    """Bytes of the logits that are alive at once. TRL makes them in tiles of 4,096 tokens and 32,768 words: on a GPU in
+    place, in plain torch with copies in fp32."""
+    if not isinstance(stage, Sft):
+        return LOGIT_COPIES * 4 * stage.training.loss_chunk * shape.vocabulary
+    tile = min(tokens, _TILE[0]) * min(shape.vocabulary, _TILE[1])
+    element = 4 if precision == "fp32" else 2
+    return tile * (element if device == "cuda" else element + 4 * TILE_COPIES)
 
 
-def _measured_tokens(stage: Stage) -> int:
+def _of_rows(stage: Stage, shape: Shape) -> float:
+    """Operations of the knowledge stage. A frozen linear layer costs 2 a parameter and token forward, 2 backward."""
+    body, head = _passes(shape)
+    teacher = body + head if stage.objective.needs_teacher else 0
+    per_token = _forward(stage, shape) + body + 2 * head + teacher
+    tokens = stage.mixture.total_tokens()
+    steps = max(1, tokens // (stage.training.rows_per_step * stage.mixture.row_tokens))
+    return tokens * per_token + _measured_tokens(stage, steps, whole=2) * (body + head)
+
+
+def _of_samples(stage: Sft, shape: Shape, sizes: SampleSizes) -> float:
+    """Operations of stage two: scores, training and measures. TRL makes the logits anew for the backward pass; DPO asks
+    its reference too."""
+    body, head = _passes(shape)
+    per_token = _forward(stage, shape) + body + 3 * head + (body + head if isinstance(stage, Dpo) else 0)
+    read = sizes.count * stage.training.epochs
+    steps = max(1, -(-read // stage.training.samples_per_step))
+    scored = sizes.scored * sizes.mean_tokens * _READINGS[stage.stage]
+    measured = _measured_tokens(stage, steps, whole=3)
+    return read * sizes.mean_tokens * per_token + (scored + measured) * (body + head)
+
+
+def _passes(shape: Shape) -> tuple[int, int]:
+    """Operations a token of the body and of the head, forward; backward through frozen weights costs the same."""
+    return 2 * shape.linear_parameters, 2 * shape.width * shape.vocabulary
+
+
+def _forward(stage: AnyStage, shape: Shape) -> int:
+    return _passes(shape)[0] * (1 + stage.training.checkpoint_activations)
+
+
+def _measured_tokens(stage: AnyStage, steps: int, whole: int) -> int:
+    """Tokens read by all measures; `whole` is how often they are taken at the least, at the start and at the end."""
     measures = stage.measures
-    steps = max(1, stage.mixture.total_tokens() // (stage.training.rows_per_step * stage.mixture.row_tokens))
-    times = 2 if not measures.every_steps else 1 + -(-steps // measures.every_steps)
+    times = whole if not measures.every_steps else whole - 1 - (-steps // measures.every_steps)
     return times * (measures.domain_tokens + measures.general_tokens + measures.prompt_tokens)
 
 
 def require_memory(
-    stage: Stage, shape: Shape, needed: Estimate, available_bytes: float, *, device: str, precision: str
+    stage: AnyStage,
+    shape: Shape,
+    needed: Estimate,
+    available_bytes: float,
+    *,
+    device: str,
+    precision: str,
+    sizes: SampleSizes | None = None,
 ) -> None:
     """Raises TooLittle when the run cannot fit, naming the settings that would make it fit."""
     if needed.memory_bytes <= available_bytes:
@@ -175,28 +264,30 @@ def require_memory(
     where = "on the GPU" if device == "cuda" else "here"
     raise TooLittle(
         f"This run needs about {needed.memory_bytes / 1e9:.1f} GB of memory, but {available_bytes / 1e9:.1f} GB are "
-        f"free {where}: {_remedy(stage, shape, available_bytes, device, precision)}."
+        f"free {where}: {_remedy(stage, shape, available_bytes, device, precision, sizes)}."
     )
 
 
-def _remedy(stage: Stage, shape: Shape, available_bytes: float, device: str, precision: str) -> str:
+def _remedy(
+    stage: AnyStage, shape: Shape, available_bytes: float, device: str, precision: str, sizes: SampleSizes | None
+) -> str:
     """The first, least painful change under which the run would fit."""
-    from mixcpt.config import override
-
-    changes: list[dict[str, object]] = [
-        {"training.rows_at_once": 1},
-        {"training.rows_at_once": 1, "training.checkpoint_activations": True},
-        {"training.rows_at_once": 1, "training.checkpoint_activations": True, "model.precision": "nf4"},
-        {
-            "training.rows_at_once": 1,
-            "training.checkpoint_activations": True,
-            "model.precision": "nf4",
-            "mixture.row_tokens": max(16, stage.mixture.row_tokens // 4),
-        },
-    ]
-    for change in changes:
+    for change in lighter(stage):
         changed = override(stage, change)
         then = str(change.get("model.precision", precision))
-        if estimate(changed, shape, device=device, precision=then, gflops=None).memory_bytes <= available_bytes:
+        needed = estimate(changed, shape, device=device, precision=then, gflops=None, sizes=sizes)
+        if needed.memory_bytes <= available_bytes:
             return "set " + " and ".join(f"{name} to {str(value).lower()}" for name, value in change.items())
     return "choose a smaller model"
+
+
+def lighter(stage: AnyStage) -> list[dict[str, Any]]:
+    """Changes that save memory, the least painful first: the first two change nothing of what is learned."""
+    if isinstance(stage, Sft):
+        part, length = "training.samples_at_once", {"samples.max_tokens": max(16, stage.samples.max_tokens // 4)}
+    else:
+        part, length = "training.rows_at_once", {"mixture.row_tokens": max(16, stage.mixture.row_tokens // 4)}
+    found: list[dict[str, Any]] = [{part: 1}]
+    for more in ({"training.checkpoint_activations": True}, {"model.precision": "nf4"}, length):
+        found.append(found[-1] | more)
+    return found

@@ -8,28 +8,33 @@ tabs, nor a kill at any point makes a second run or one without jobs.
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mixcpt import guesses
-from mixcpt.builtin import require_source
-from mixcpt.config import Stage
-from mixcpt.drafts import Draft, Drafts
+from mixcpt.config import AnyStage, Sft
+from mixcpt.drafts import AlignDraft, AnyDraft, Draft, Drafts
 from mixcpt.errors import BadConfig, BadInput, Damaged
 from mixcpt.evaluation import BUILTIN_SETS, question_sets
 from mixcpt.jobs import Job, Jobs
+from mixcpt.lineage import continuing
 from mixcpt.modelstore import BUILTIN_MODELS, terms_to_accept
 from mixcpt.recipe import Recipe
-from mixcpt.recipes import submit_run
+from mixcpt.requirements import require_parts
 from mixcpt.roots import check_path, suggestions
 from mixcpt.runs import Run, Runs
-from mixcpt.workspace import Workspace, check_name, locked
+from mixcpt.submission import submit_run
+from mixcpt.workspace import Workspace, check_name, locked, new_id
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _WAITING = ("queued", "running")
 
 
-def launch_draft(workspace: Workspace, draft: Draft) -> Run:
-    """The run of this draft, in the queue; made now when the draft has none yet.
+D = TypeVar("D", bound=AnyDraft)
+
+
+def launch_draft(workspace: Workspace, draft: AnyDraft) -> Run:
+    """The run of this draft, in the queue; made now when the draft has none yet. One of stage two waits there for the
+    run that it continues.
 
     Raises:
         NotFound: the draft is gone, or the run that it became was deleted. BadInput: something that the run needs is
@@ -43,20 +48,19 @@ def launch_draft(workspace: Workspace, draft: Draft) -> Run:
         run = _begun(workspace, draft) or _create(workspace, draft)
         if draft.guess:
             guesses.keep(run, draft.guess)
-        _queue(workspace, run)
+        submit_run(workspace, run)
         drafts.save(draft.model_copy(update={"launched": run.id}))
         return run
 
 
-def successor(workspace: Workspace, draft: Draft) -> Draft:
+def successor(workspace: Workspace, draft: D) -> D:
     """A new draft with the settings of one that was launched; name and guess belonged to that run."""
-    drafts = Drafts(workspace)
-    new = drafts.create(draft.stage, draft.experiment).model_copy(update={"tags": draft.tags})
-    drafts.save(new)
+    new = draft.model_copy(update={"id": new_id("draft"), "name": "", "guess": None, "launched": None})
+    Drafts(workspace).save(new)
     return new
 
 
-def _begun(workspace: Workspace, draft: Draft) -> Run | None:
+def _begun(workspace: Workspace, draft: AnyDraft) -> Run | None:
     """The run that an attempt which was killed had made of this draft. A run whose files are damaged is none: its
     run.json was written whole before anything else could happen to it."""
     return next((run for run in Runs(workspace).all() if _recipe(run) == draft.id), None)
@@ -69,31 +73,31 @@ def _recipe(run: Run) -> str | None:
         return None
 
 
-def _create(workspace: Workspace, draft: Draft) -> Run:
-    check_ready(workspace, draft.stage)
-    named = {"experiment": draft.experiment, "name": draft.name, "tags": draft.tags}
-    return Runs(workspace).create(draft.stage, **named, recipe=draft.id)  # type: ignore[arg-type]
+def _create(workspace: Workspace, draft: AnyDraft) -> Run:
+    parent = Runs(workspace).get(draft.parent) if isinstance(draft, AlignDraft) and draft.parent else None
+    check_ready(workspace, draft.stage, parent)
+    return Runs(workspace).create(
+        draft.stage,
+        experiment=draft.experiment,
+        name=draft.name,
+        tags=draft.tags,
+        parent=parent.id if parent else None,
+        recipe=draft.id,
+    )
 
 
-def _queue(workspace: Workspace, run: Run) -> None:
-    """The jobs of a run, those that it does not have yet."""
-    jobs = Jobs(workspace)
-    mine = {job.kind: job for job in jobs.all() if job.run == run.id}
-    if "train" not in mine:
-        submit_run(workspace, run)
-    elif run.config.evaluation.tasks and "evaluate" not in mine:
-        train = mine["train"]
-        jobs.submit("evaluate", {}, run=run.id, after=[train.id], label=train.label)
-
-
-def check_ready(workspace: Workspace, stage: Stage) -> None:
-    """See that a run of this stage could begin.
+def check_ready(workspace: Workspace, stage: AnyStage, parent: Run | None = None) -> None:
+    """See that a run of this stage could begin, where it continues `parent`.
 
     Raises:
-        BadInput: a source, a question set or a model is not there or may not be read, or terms were not accepted.
+        BadInput: a source, a selection, a template, a question set or a model is not there or may not be read, terms
+            were not accepted, or the parent cannot be continued.
     """
-    for source in [*stage.mixture.target_tokens(), stage.measures.general]:
-        require_source(workspace, source)
+    if parent is not None:
+        _require_adapter_to_come(workspace, parent)
+    if isinstance(stage, Sft):
+        continuing(stage, parent)
+    require_parts(workspace, stage, parent.config if parent else None)
     check_files(workspace, stage)
     question_sets(stage.evaluation)
     if terms_to_accept(workspace, stage.model.name):
@@ -102,7 +106,16 @@ def check_ready(workspace: Workspace, stage: Stage) -> None:
         )
 
 
-def check_files(workspace: Workspace, stage: Stage) -> None:
+def _require_adapter_to_come(workspace: Workspace, parent: Run) -> None:
+    """Raises BadInput where the parent has no adapter, and none is on its way."""
+    state = parent.state(Jobs(workspace))
+    if (parent.adapter / "adapter_model.safetensors").is_file() or state in (*_WAITING, "paused"):
+        return
+    remedy = f"train it again (`mixcpt rerun {parent.id}`)" if state == "done" else f"`mixcpt resume {parent.id}`"
+    raise BadInput(f"{parent.title} is {state} and has no finished adapter to continue: {remedy}.")
+
+
+def check_files(workspace: Workspace, stage: AnyStage) -> None:
     """See that all files a stage names lie where people who open the app may read.
 
     Raises:

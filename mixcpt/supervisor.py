@@ -22,6 +22,7 @@ from mixcpt.jobs import ACCELERATOR_KINDS, Job, Jobs, Status
 from mixcpt.processes import environment, find_process, is_locked, kill_leftovers, lease
 from mixcpt.workspace import Workspace, locked, now
 
+OnChange = Callable[[Job], None]
 ZOMBIE_GRACE = 10.0  # seconds in which only the parent of an ended worker, who knows how it ended, may judge it
 
 
@@ -61,9 +62,7 @@ class Supervisor:
                     self._reconcile(job, ended.get(job.id))
             self._start_ready(job for job in jobs if job.state == "queued")
 
-    def run_until(
-        self, job_ids: Iterable[str], on_change: Callable[[Job], None] = lambda job: None, poll: float = 0.5
-    ) -> None:
+    def run_until(self, job_ids: Iterable[str], on_change: OnChange = lambda job: None, poll: float = 0.5) -> None:
         """Step until none of these jobs moves any more and their workers are gone; `on_change` sees each new status."""
         jobs = [self.jobs.get(id) for id in job_ids]
         seen: dict[str, Status] = {}
@@ -156,7 +155,9 @@ class Supervisor:
             status = earlier.status
             if status.state in ("failed", "cancelled"):
                 how = "was cancelled" if status.state == "cancelled" else "failed"
-                self._fail(job, f"It was waiting for {earlier.name}, which {how}: {status.message}")
+                goes_on = earlier.run is not None and earlier.run != job.run
+                remedy = f" Resume that (`mixcpt resume {earlier.run}`), and this goes on too." if goes_on else ""
+                self._fail(job, f"It was waiting for {earlier.name}, which {how}: {status.message}{remedy}")
                 return False
             if status.state != "done":
                 return False

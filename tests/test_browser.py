@@ -15,8 +15,8 @@ from mixcpt.config import override
 from mixcpt.corpus import corpus_names
 from mixcpt.drafts import default_stage
 from mixcpt.jobs import Jobs
-from mixcpt.recipes import submit_run
 from mixcpt.runs import Run, Runs
+from mixcpt.submission import submit_run
 from mixcpt.workspace import Workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]

@@ -48,7 +48,7 @@ def test_many_clicks_at_once_make_one_run(workspace: Workspace) -> None:
     assert kinds(workspace) == ["train", "evaluate"]
 
 
-@pytest.mark.parametrize("step", ["_queue", "guesses.keep", "submit_run"])
+@pytest.mark.parametrize("step", ["guesses.keep", "submit_run"])
 def test_a_crash_in_between_is_made_good(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     draft = draft_of(workspace)
 

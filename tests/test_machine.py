@@ -211,14 +211,14 @@ def test_an_estimate_needs_no_torch_once_the_machine_is_known(workspace: Workspa
     config = Stage.model_validate(stage)
     script = (
         "import sys\n"
-        "from mixcpt import recipes\n"
+        "from mixcpt import outlook, recipes\n"
         "from mixcpt.config import Stage\n"
         "from mixcpt.recipe import Recipe\n"
         "from mixcpt.workspace import Workspace\n"
         "stage = Stage.model_validate_json(sys.argv[1])\n"
         "workspace = Workspace(sys.argv[2])\n"
-        "needed = recipes.estimate_stage(workspace, stage)\n"
-        "assert recipes.estimate_at_once(workspace, stage) == needed\n"
+        "needed = outlook.estimate_stage(workspace, stage)\n"
+        "assert outlook.estimate_at_once(workspace, stage) == needed\n"
         "recipes.check_fits(workspace, Recipe(name='r', cpt=stage), print)\n"
         "print(*[name for name in ('torch', 'transformers', 'huggingface_hub.file_download') if name in sys.modules])\n"
     )

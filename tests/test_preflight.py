@@ -9,7 +9,8 @@ from made import made_job, stage_of
 
 from mixcpt.config import SourceShare, Stage, override
 from mixcpt.machine import Machine, Timings
-from mixcpt.preflight import Finding, outlook, preflight
+from mixcpt.outlook import outlook
+from mixcpt.preflight import Finding, preflight
 from mixcpt.workspace import Workspace
 
 

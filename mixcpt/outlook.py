@@ -1,0 +1,76 @@
+"""What a stage will need on this machine, against what it has: the estimate with the facts that it is made from.
+
+Only small files are read: the model's configuration, manifests, what was measured of the machine.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixcpt import machine
+from mixcpt.config import AnyStage, Sft
+from mixcpt.estimate import Estimate, SampleSizes, Shape, estimate, require_memory, shape_of
+from mixcpt.machine import Machine
+from mixcpt.modelstore import ensure_model, find_folder
+from mixcpt.sizes import sample_sizes
+from mixcpt.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a run will need here, against what is free. Bytes."""
+
+    needed: Estimate
+    free_bytes: float
+    device: str
+    precision: str
+    shape: Shape
+    sizes: SampleSizes | None
+
+
+def outlook(workspace: Workspace, stage: AnyStage, facts: Machine | None) -> Outlook | None:
+    """None while the model is not there, or this machine not measured.
+
+    Raises:
+        Unavailable: this machine cannot do it.
+    """
+    folder = find_folder(workspace, stage.model.name)
+    return _outlook(workspace, stage, folder, facts) if folder and facts else None
+
+
+def estimate_stage(workspace: Workspace, stage: AnyStage) -> Estimate:
+    """The estimate of one stage on this machine; the model is fetched and the machine measured when they are not yet.
+
+    Raises:
+        TooLittle: it cannot fit.
+    """
+    folder = find_folder(workspace, stage.model.name) or ensure_model(workspace, stage.model.name)
+    return _fitting(stage, _outlook(workspace, stage, folder, machine.here(workspace)))
+
+
+def estimate_at_once(workspace: Workspace, stage: AnyStage) -> Estimate | None:
+    """As `estimate_stage`, for pages: None while the model is not there or the machine not measured. Jobs of the kinds
+    `fetch` and `doctor` see to that.
+
+    Raises:
+        TooLittle: it cannot fit. Unavailable: this machine cannot do it.
+    """
+    here = outlook(workspace, stage, machine.read(workspace))
+    return _fitting(stage, here) if here else None
+
+
+def _outlook(workspace: Workspace, stage: AnyStage, folder: Path, facts: Machine) -> Outlook:
+    device, precision = machine.resolve(stage.model, facts)
+    gflops = None
+    if device == "cpu":
+        gflops = facts.timings.bf16 if precision == "bf16" else facts.timings.fp32
+    shape = shape_of(folder)
+    sizes = sample_sizes(workspace, stage) if isinstance(stage, Sft) else None
+    needed = estimate(stage, shape, device=device, precision=precision, gflops=gflops, sizes=sizes)
+    free = facts.cuda.memory_free_gb if device == "cuda" and facts.cuda else facts.memory_available_gb
+    return Outlook(needed, free * 1e9, device, precision, shape, sizes)
+
+
+def _fitting(stage: AnyStage, here: Outlook) -> Estimate:
+    known = {"device": here.device, "precision": here.precision}
+    require_memory(stage, here.shape, here.needed, here.free_bytes, sizes=here.sizes, **known)
+    return here.needed

@@ -1,0 +1,79 @@
+"""What must be there before a stage can begin: its sources, its selection, its chat template. Asked before anything is
+queued, by recipes and launches alike, so that no chain stops half-way for what could have been known.
+
+Only small files are read. It gives up looking into the samples: whether any of them can be trained on is seen when they
+are chosen.
+"""
+
+from typing import Any
+
+from mixcpt.builtin import KINDS, require_source
+from mixcpt.config import AnyStage, Sft
+from mixcpt.corpus import Corpus
+from mixcpt.errors import BadInput, NoTemplate
+from mixcpt.modelstore import find_folder
+from mixcpt.records import Kind
+from mixcpt.samples import kind_of
+from mixcpt.selection import list_selections, open_selection
+from mixcpt.templates import NAMED, template_of
+from mixcpt.workspace import Workspace
+
+
+def require_parts(workspace: Workspace, stage: AnyStage, before: AnyStage | None = None) -> None:
+    """See that all that a stage reads is there; `before` is the stage that it continues.
+
+    Raises:
+        NotFound: a source or the selection is gone. BadInput: its samples are of the other kind. NoTemplate: there
+            is no chat template.
+    """
+    measured = stage.mixture.domain_sources() if isinstance(stage, Sft) else stage.mixture.target_tokens()
+    for source in [*measured, stage.measures.general]:
+        require_source(workspace, source)
+    if isinstance(stage, Sft):
+        _require_samples(workspace, stage)
+        _require_template(workspace, stage, before)
+
+
+def _require_samples(workspace: Workspace, stage: Sft) -> None:
+    config = stage.samples
+    if config.selection is None:
+        where, kind = f"source {config.source!r}", source_kind(workspace, config.source)
+    else:
+        where = f"selection {config.selection!r}"
+        kind = selection_facts(workspace, config.selection)["scores"]["kind"]
+    if kind != (wanted := kind_of(stage)):
+        raise BadInput(f"The {where} holds {kind}, but {stage.stage} learns from {wanted}: take another.")
+
+
+def source_kind(workspace: Workspace, name: str) -> Kind:
+    """What a source holds, without making a built-in one.
+
+    Raises:
+        NotFound: there is no such source.
+    """
+    require_source(workspace, name)
+    return KINDS[name] if name in KINDS else Corpus.open(workspace, name).manifest.kind
+
+
+def selection_facts(workspace: Workspace, name: str) -> dict[str, Any]:
+    """What a saved selection says of itself, without its samples.
+
+    Raises:
+        NotFound: there is none of that name. BadFile, BadConfig: it is damaged.
+    """
+    found = next((facts for facts in list_selections(workspace) if facts["name"] == name), None)
+    if found is None:
+        open_selection(workspace, name)  # tells why not
+        raise BadInput(f"The selection {name!r} cannot be read: save it again.")
+    return found
+
+
+def _require_template(workspace: Workspace, stage: Sft, before: AnyStage | None) -> None:
+    """A stage of stage two saves its template with the adapter, so what comes after it always has one."""
+    if stage.template in NAMED or (stage.template == "auto" and isinstance(before, Sft)):
+        return
+    folder = find_folder(workspace, stage.model.name)
+    if folder and template_of(folder) is None:
+        raise NoTemplate(
+            f"{stage.model.name} has no chat template, as base models do: set template to one of {', '.join(NAMED)}."
+        )
