@@ -13,7 +13,8 @@ from mixcpt.drafts import Draft
 from mixcpt.errors import Unavailable
 from mixcpt.launching import prepare, preparing
 from mixcpt.modelstore import BUILTIN_MODELS, is_there, terms_to_accept
-from mixcpt.preflight import Finding, Outlook, outlook, preflight
+from mixcpt.outlook import Outlook, outlook
+from mixcpt.preflight import Finding, preflight
 
 MIXTURE = "../pages/mixture.py"
 _PARTS = {

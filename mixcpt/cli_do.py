@@ -35,7 +35,8 @@ class Follower:
 def corpus_add(workspace: Workspace, options: argparse.Namespace) -> int:
     from mixcpt.corpus import corpus_names
     from mixcpt.modelstore import ensure_model
-    from mixcpt.recipes import finish, submit_ingest
+    from mixcpt.recipes import submit_ingest
+    from mixcpt.submission import finish
     from mixcpt.supervisor import Supervisor
 
     check_name(options.name, "corpus name")
@@ -51,7 +52,7 @@ def corpus_add(workspace: Workspace, options: argparse.Namespace) -> int:
     spec = validate(CorpusSpec, given | {"where": where, "limit": options.limit}, "the command line")
     ensure_model(workspace, options.model, progress=say)
     job = submit_ingest(workspace, spec, Path.cwd(), options.model, replace=options.replace)
-    finish(workspace, [job], Supervisor(workspace), Follower())
+    finish([job], Supervisor(workspace), Follower())
     return cli_show.corpus_show(workspace, options)
 
 
@@ -134,23 +135,23 @@ def _confirm(question: str) -> None:
 
 
 def resume(workspace: Workspace, options: argparse.Namespace) -> int:
-    from mixcpt import recipes
+    from mixcpt import submission
     from mixcpt.supervisor import Supervisor
 
     one = Runs(workspace).get(options.run)
-    recipes.finish(workspace, recipes.resume(workspace, one), Supervisor(workspace), Follower())
+    submission.finish(submission.resume(workspace, one), Supervisor(workspace), Follower())
     print(one.id)
     return 0
 
 
 def rerun(workspace: Workspace, options: argparse.Namespace) -> int:
-    from mixcpt import recipes
+    from mixcpt import submission
     from mixcpt.supervisor import Supervisor
 
     changes = dict(parse_change(change) for change in options.set)
-    again, jobs = recipes.rerun(workspace, Runs(workspace).get(options.run), changes)
+    again, jobs = submission.rerun(workspace, Runs(workspace).get(options.run), changes)
     print(again.id, flush=True)
-    recipes.finish(workspace, jobs, Supervisor(workspace), Follower())
+    submission.finish(jobs, Supervisor(workspace), Follower())
     return 0
 
 

@@ -25,7 +25,7 @@ from peft import PeftModel
 from test_machine import PLAIN
 from transformers import AutoModelForCausalLM
 
-from mixcpt import guesses, machine, recipes, supervisor, worker
+from mixcpt import guesses, machine, recipes, submission, supervisor, worker
 from mixcpt.cli import main
 from mixcpt.config import Stage, override, validate
 from mixcpt.corpus import Corpus
@@ -294,7 +294,7 @@ def queued(small_corpora: Workspace, tiny_model_folder: Path, monkeypatch: pytes
     monkeypatch.setattr(supervisor, "Supervisor", InProcess)
     stage = override(validate(Stage, stage_of(tiny_model_folder), "the test"), {"mixture.budget_tokens": 256})
     run = Runs(small_corpora).create(stage, experiment="tiny", arm="only")
-    recipes.submit_run(small_corpora, run)
+    submission.submit_run(small_corpora, run)
     return small_corpora, run
 
 
