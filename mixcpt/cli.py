@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mixcpt import __version__, cli_do, cli_show
+from mixcpt import __version__, cli_do, cli_export, cli_select, cli_show
+from mixcpt.commands import at_least as _at_least
+from mixcpt.commands import command as _command
 from mixcpt.errors import MixcptError
 from mixcpt.workspace import Workspace
 
@@ -48,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_corpora(commands)
     _add_recipes(commands)
     _add_runs(commands)
+    cli_select.add(commands)
+    cli_export.add(commands)
     _add_findings(commands)
     _add_app(commands)
     return parser
@@ -127,13 +131,6 @@ def _add_runs(commands: Any) -> None:
     added["tag"].add_argument("tags", nargs="*", metavar="TAG", help="in place of those it has; none takes them away")
     added["delete"].add_argument("--yes", action="store_true", help="do not ask")
 
-    command = _command(commands, "export", cli_do.export, "write out what a run made")
-    command.add_argument("run", metavar="RUN")
-    command.add_argument(
-        "--to", choices=("adapter",), default="adapter", help="adapter: a folder that plain PEFT loads"
-    )
-    command.add_argument("out", type=Path, metavar="OUT", help="a folder that does not exist yet")
-
 
 def _add_findings(commands: Any) -> None:
     command = _command(commands, "compare", cli_show.compare, "domain and general scores side by side", json=True)
@@ -179,24 +176,6 @@ def _add_app(commands: Any) -> None:
         help="a folder that people may take files from; repeatable",
     )
     command.add_argument("--no-browser", dest="browser", action="store_false", help="open no window")
-
-
-def _at_least(least: int) -> Any:
-    def number(text: str) -> int:
-        if int(text) < least:
-            raise ValueError(text)
-        return int(text)
-
-    number.__name__ = "number"  # argparse names it when it refuses
-    return number
-
-
-def _command(commands: Any, name: str, action: Any, help: str, json: bool = False) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
-    command.set_defaults(action=action, json=False)
-    if json:
-        command.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else")
-    return command
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Commands of `mixcpt` that do something: make corpora, train, rename, delete, start the studio."""
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from mixcpt.cli_show import print_json, say
 from mixcpt.config import parse_change, validate
 from mixcpt.drafts import Guess
 from mixcpt.errors import BadFile, BadInput
-from mixcpt.jobs import Job, Jobs
+from mixcpt.jobs import Job
 from mixcpt.recipe import CorpusSpec, load_recipe
 from mixcpt.runs import Runs
 from mixcpt.workspace import Workspace, check_name
@@ -153,16 +152,6 @@ def rerun(workspace: Workspace, options: argparse.Namespace) -> int:
     print(again.id, flush=True)
     submission.finish(jobs, Supervisor(workspace), Follower())
     return 0
-
-
-def export(workspace: Workspace, options: argparse.Namespace) -> None:
-    one = Runs(workspace).get(options.run)
-    if not (one.adapter / "adapter_model.safetensors").is_file():
-        raise BadInput(f"Run {one.id} is {one.state(Jobs(workspace))} and has no adapter yet: let it finish first.")
-    if options.out.exists():
-        raise BadInput(f"{options.out} is there already: name a folder that does not exist yet.")
-    shutil.copytree(one.adapter, options.out)
-    print(options.out)
 
 
 def note(workspace: Workspace, options: argparse.Namespace) -> None:
