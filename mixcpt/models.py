@@ -22,7 +22,7 @@ from peft import (
     get_peft_model_state_dict,
     prepare_model_for_kbit_training,
 )
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -228,7 +228,7 @@ def load_adapter(
                 model.load_adapter(str(folder), name, is_trainable=trainable)
             else:
                 model = PeftModel.from_pretrained(base, str(folder), name, is_trainable=trainable)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160]
         raise BadFile(f"The adapter in {folder} does not fit {type(base).__name__} ({reason}).") from error
     with safe_open(path, framework="pt") as file:

@@ -18,7 +18,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from mixcpt import machine, models
-from mixcpt.errors import BadFile, TooLittle
+from mixcpt.errors import TooLittle
 from mixcpt.estimate import PROCESS_BYTES, SLACK, shape_of, weight_bytes
 from mixcpt.prompts import Base
 from mixcpt.runs import Run
@@ -118,7 +118,7 @@ class Resident:
         name = f"adapter{self._loaded:06d}"  # none of these is a part of another, by which PEFT tells them apart
         try:
             self.model = models.load_adapter(cast(Any, self.model), run.adapter, trainable=False, name=name)
-        except BadFile:
+        except Exception:  # whatever it was, PEFT may have left layers behind
             self.broken = True
             raise
         self._activate(name)

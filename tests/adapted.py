@@ -5,11 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import torch
 
 from mixcpt import config, models
 from mixcpt.config import AdapterConfig, Stage, validate
+from mixcpt.processes import find_process
 from mixcpt.runs import Run, Runs
+from mixcpt.wire import read_address
 from mixcpt.workspace import Workspace
 
 FP32 = {"precision": "fp32", "device": "cpu"}
@@ -55,3 +58,15 @@ def write_adapter(run: Run, model_folder: Path, seed: int, strength: float = 0.1
         if "lora_B" in name:
             parameter.data = strength * torch.randn(parameter.shape, generator=generator)
     adapted.save_pretrained(str(run.adapter))
+
+
+def end_process(workspace: Workspace) -> None:
+    """End the workspace's inference process, when there is one, and wait until it is gone."""
+    address = read_address(workspace)
+    process = find_process(address.pid, address.started) if address else None
+    if process:
+        process.terminate()
+        try:
+            process.wait(20)
+        except psutil.TimeoutExpired:
+            process.kill()

@@ -17,7 +17,7 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
 
-from mixcpt import modelstore
+from mixcpt import models, modelstore
 from mixcpt.config import AdapterConfig, ModelConfig
 from mixcpt.errors import BadConfig, BadFile, Interrupted, Unavailable
 from mixcpt.estimate import shape_of
@@ -442,3 +442,22 @@ def test_what_nf4_does_not_quantise_is_fp32(tiny_model_folder: Path) -> None:
     shape = shape_of(tiny_model_folder)
     assert {p.dtype for p in plain} == {torch.float32}
     assert sum(p.numel() for p in plain) == shape.other
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_damaged_adapter_is_one_sentence(tiny_model_folder: Path, tmp_path: Path, file: str) -> None:
+    base = models.load_base(tiny_model_folder, "cpu", "fp32")
+    models.attach_adapter(base, AdapterConfig(rank=2), 0).save_pretrained(str(tmp_path))
+    (tmp_path / file).write_bytes(b"{}" * 20)
+    with pytest.raises(BadFile, match="does not fit"):
+        models.load_adapter(models.load_base(tiny_model_folder, "cpu", "fp32"), tmp_path)
+
+
+def test_a_second_adapter_leaves_the_first_in_force(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """And each is checked against its own file."""
+    for number in (1, 2):
+        base = models.load_base(tiny_model_folder, "cpu", "fp32")
+        models.attach_adapter(base, AdapterConfig(rank=2 * number), number).save_pretrained(str(tmp_path / str(number)))
+    model = models.load_adapter(models.load_base(tiny_model_folder, "cpu", "fp32"), tmp_path / "1", name="one")
+    assert models.load_adapter(model, tmp_path / "2", trainable=False, name="two") is model
+    assert model.active_adapters == ["one"] and set(model.peft_config) == {"one", "two"}
