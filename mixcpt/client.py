@@ -29,6 +29,7 @@ QUICK_SECONDS = 10.0
 ASK_SECONDS = 60.0
 """To read a large tokenizer, or to measure a machine that was not measured yet, takes a while."""
 LOSSES_SECONDS = 120.0
+ENDING_SECONDS = 2.0
 LOG_BYTES = 5_000_000
 
 _CHILDREN: list["subprocess.Popen[bytes]"] = []
@@ -55,7 +56,7 @@ class Client:
                 found: dict[str, Any] = wire.call(address, "status", {}, QUICK_SECONDS)
                 return found
             except Unavailable:
-                if self._living():
+                if not self._is_gone(address):
                     raise
         words = at_machine(self.workspace)
         nothing: dict[str, Any] = {
@@ -124,7 +125,7 @@ class Client:
             try:
                 return from_dict(wire.call(address, "exchange", {"id": id}, QUICK_SECONDS))
             except Unavailable:
-                if self._living():
+                if not self._is_gone(address):
                     raise
         exchange = Exchanges(self.workspace).get(id)
         if not exchange.is_final:
@@ -167,7 +168,7 @@ class Client:
         try:
             return wire.call(address, do, arguments, timeout)
         except Unavailable as problem:
-            if type(problem) is not Unavailable or self._living() == address:
+            if type(problem) is not Unavailable or not self._is_gone(address):
                 raise
             return wire.call(self.ensure(), do, arguments, timeout)
 
@@ -180,6 +181,13 @@ class Client:
             return address if process and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
+
+    def _is_gone(self, address: Address) -> bool:
+        """Whether it is gone; one that breaks off is given a moment, for its sockets close before it is gone."""
+        deadline = time.monotonic() + ENDING_SECONDS
+        while self._living() == address and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self._living() != address
 
     def _start(self) -> Address:
         log = wire.serve_folder(self.workspace) / "log.txt"
