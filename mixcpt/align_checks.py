@@ -144,32 +144,27 @@ def _counted(count: int) -> str:
 
 
 def _left_out(flight: Aligned) -> Iterator[Finding]:
-    corpus, config = flight.corpus, flight.stage.samples
+    corpus, limit = flight.corpus, flight.stage.samples.candidates
     if corpus is None:
         return
-    limit, manifest = config.candidates, corpus.folder / "manifest.json"
-    same, empty, among = _FAULTS.get(f"{corpus.folder} {limit}", [str(manifest)], lambda: _faults(corpus, limit))
-    kinds = {"have the same answer as chosen and rejected": same, "have an empty answer": empty}
-    told = [f"{number:,} {what}" for what, number in kinds.items() if number]
-    if told:
-        yield Finding("note", f"Of {among:,} candidates {' and '.join(told)}: they are left out.")
+    if corpus.manifest.kind == "preferences":
+        manifest = str(corpus.folder / "manifest.json")
+        same, among = _UNDECIDED.get(f"{manifest} {limit}", [manifest], lambda: _undecided(corpus, limit))
+        if same:
+            yield Finding(
+                "note",
+                f"{same:,} of {among:,} pairs have the same answer as chosen and rejected: they are left out.",
+            )
     yield from _too_long(flight, corpus)
 
 
-_FAULTS: Kept[tuple[int, int, int]] = Kept()
+_UNDECIDED: Kept[tuple[int, int]] = Kept()
 
 
-def _faults(corpus: Corpus, limit: int | None) -> tuple[int, int, int]:
-    """How many pairs have equal answers, how many samples an empty one, and how many were looked at."""
-    found = [record for _, record in candidates(corpus, limit)]
-    answers = [
-        (record.chosen.strip(), record.rejected.strip())
-        if record.kind == "preferences"
-        else (record.messages[-1].content.strip(),)
-        for record in found
-    ]
-    same = sum(len(texts) == 2 and texts[0] == texts[1] != "" for texts in answers)
-    return same, sum(not all(texts) for texts in answers), len(found)
+def _undecided(corpus: Corpus, limit: int | None) -> tuple[int, int]:
+    """How many of the candidates have equal answers, and how many there are."""
+    pairs = [(record.chosen.strip(), record.rejected.strip()) for _, record in candidates(corpus, limit)]
+    return sum(chosen == rejected for chosen, rejected in pairs), len(pairs)
 
 
 def _too_long(flight: Aligned, corpus: Corpus) -> Iterator[Finding]:

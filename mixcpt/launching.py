@@ -14,10 +14,10 @@ from mixcpt import guesses
 from mixcpt.config import AnyStage, Sft
 from mixcpt.drafts import AlignDraft, AnyDraft, Draft, Drafts
 from mixcpt.errors import BadConfig, BadInput, Damaged
-from mixcpt.evaluation import BUILTIN_SETS, question_sets
 from mixcpt.jobs import Job, Jobs
 from mixcpt.lineage import continuing
 from mixcpt.modelstore import BUILTIN_MODELS, terms_to_accept
+from mixcpt.questions import is_file, question_sets
 from mixcpt.recipe import Recipe
 from mixcpt.requirements import require_parts
 from mixcpt.roots import check_path, suggestions
@@ -122,13 +122,12 @@ def check_files(workspace: Workspace, stage: AnyStage) -> None:
         BadInput: a model folder or a question set lies elsewhere, or is not there.
     """
     check_model(workspace, stage.model.name)
-    for task in stage.evaluation.tasks:
-        if task not in BUILTIN_SETS:
-            if not Path(task).is_absolute():
-                raise BadInput(
-                    f"The question set {task!r} is unknown: take general, atlas, or the full path of a file."
-                )
-            check_path(workspace, task)
+    for task in filter(is_file, stage.evaluation.tasks):
+        if not Path(task).is_absolute():
+            raise BadInput(
+                f"The question set {task!r} is unknown: take general, atlas, lm-eval:NAME, or the full path of a file."
+            )
+        check_path(workspace, task)
 
 
 def check_model(workspace: Workspace, name: str) -> None:

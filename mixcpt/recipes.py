@@ -15,12 +15,12 @@ from mixcpt.corpus import list_corpora
 from mixcpt.drafts import Guess
 from mixcpt.errors import BadConfig
 from mixcpt.estimate import Estimate
-from mixcpt.evaluation import BUILTIN_SETS, question_sets
 from mixcpt.jobs import Job, Jobs
 from mixcpt.manifest import Spec
 from mixcpt.modelstore import BUILTIN_MODELS, ensure_model
 from mixcpt.outlook import estimate_stage
 from mixcpt.planned import PlannedRun, planned
+from mixcpt.questions import is_file, question_sets
 from mixcpt.recipe import CorpusSpec, Recipe
 from mixcpt.requirements import require_parts
 from mixcpt.runs import Run, Runs
@@ -74,11 +74,11 @@ def find_questions(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with the names of question files absolute; every set is read, so that a bad one stops nothing later.
 
     Raises:
-        BadFile: a question set that cannot be asked.
+        BadFile, NotFound: a question set that cannot be asked.
     """
 
     def absolute(tasks: list[str]) -> list[str]:
-        return [task if task in BUILTIN_SETS else _absolute(task, folder) for task in tasks]
+        return [_absolute(task, folder) if is_file(task) else task for task in tasks]
 
     found = _with_paths(recipe, "evaluation.tasks", absolute)
     evaluations = [run.stage.evaluation for run in planned(found, untuned(found), None)]

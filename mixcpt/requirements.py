@@ -29,6 +29,9 @@ def require_parts(workspace: Workspace, stage: AnyStage, before: AnyStage | None
     measured = stage.mixture.domain_sources() if isinstance(stage, Sft) else stage.mixture.target_tokens()
     for source in [*measured, stage.measures.general]:
         require_source(workspace, source)
+    if stage.evaluation.format_items:
+        source = stage.evaluation.format_source
+        _require_kind("instructions", source_kind(workspace, source), f"source {source!r}", "the format is measured on")
     if isinstance(stage, Sft):
         _require_samples(workspace, stage)
         _require_template(workspace, stage, before)
@@ -41,8 +44,12 @@ def _require_samples(workspace: Workspace, stage: Sft) -> None:
     else:
         where = f"selection {config.selection!r}"
         kind = selection_facts(workspace, config.selection)["scores"]["kind"]
-    if kind != (wanted := kind_of(stage)):
-        raise BadInput(f"The {where} holds {kind}, but {stage.stage} learns from {wanted}: take another.")
+    _require_kind(kind_of(stage), kind, where, f"{stage.stage} learns from")
+
+
+def _require_kind(wanted: Kind, kind: Kind, where: str, what_for: str) -> None:
+    if kind != wanted:
+        raise BadInput(f"The {where} holds {kind}, but {what_for} {wanted}: take another.")
 
 
 def source_kind(workspace: Workspace, name: str) -> Kind:

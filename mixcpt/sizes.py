@@ -47,7 +47,7 @@ def sample_sizes(workspace: Workspace, stage: Sft) -> SampleSizes:
         mean = kept["tokens"] / kept["chosen"]
         return SampleSizes(kept["chosen"], mean, min(config.max_tokens, kept["scores"].get("max_tokens", 1 << 20)), 0)
     texts = _texts(workspace, config.source)
-    mean = answers * (min(texts.mean, config.max_tokens) + TEMPLATE_TOKENS)
+    mean = answers * min(texts.mean + TEMPLATE_TOKENS, config.max_tokens)
     candidates = min(config.candidates or texts.count, texts.count)
     return SampleSizes(
         count=_chosen(config, candidates, mean),

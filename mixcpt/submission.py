@@ -48,7 +48,7 @@ def _work(run: Run) -> list[tuple[str, dict[str, Any]]]:
     work: list[tuple[str, dict[str, Any]]] = [("train", {})]
     if isinstance(stage, Sft) and needs_scores(stage):
         work.insert(0, ("score", score_payload(stage, run.info.parent)))
-    if stage.evaluation.tasks:
+    if stage.evaluation.asks:
         work.append(("evaluate", {}))
     return work
 

@@ -89,5 +89,6 @@ def trial(recipe: Recipe, group: str, value: float) -> Stage:
         "measures.on": "validation",
         "measures.every_steps": 0,
         "evaluation.tasks": [],
+        "evaluation.format_items": 0,
     }
     return override(recipe.cpt, changes).with_seed(recipe.seeds_or_none()[0])

@@ -4,16 +4,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from made import stage_of
+from made import made_run, stage_of
 
 from mixcpt import guesses, launching
-from mixcpt.config import to_yaml
-from mixcpt.drafts import Draft, Drafts, Guess
+from mixcpt.config import follow, to_yaml
+from mixcpt.drafts import AlignDraft, Draft, Drafts, Guess
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.jobs import Jobs
 from mixcpt.launching import check_model, launch_draft, prepare, recipe_of, successor
 from mixcpt.recipe import load_recipe
-from mixcpt.runs import Runs
+from mixcpt.runs import Run, Runs
 from mixcpt.workspace import Workspace
 
 
@@ -146,3 +146,78 @@ def test_a_damaged_run_keeps_nobody_from_launching(workspace: Workspace, content
     (first.folder / "run.json").write_text(content)
     second = launch_draft(workspace, Drafts(workspace).create())
     assert [job.kind for job in Jobs(workspace).all() if job.run == second.id] == ["train", "evaluate"]
+
+
+# Stage two
+
+
+def align_draft(workspace: Workspace, parent: Run | None, **changes: object) -> AlignDraft:
+    before = parent.config if parent else stage_of()
+    stage = follow(before, "sft", {"template": "chatml"} | {n.replace("__", "."): v for n, v in changes.items()})
+    return Drafts(workspace).create_align(stage, parent.id if parent else None, "my-field")
+
+
+def test_a_draft_of_stage_two_waits_for_the_run_that_it_continues(workspace: Workspace) -> None:
+    first = launch_draft(workspace, draft_of(workspace))
+    draft = align_draft(workspace, first)
+    run = launch_draft(workspace, draft)
+    assert (run.info.parent, run.info.stage, run.config) == (first.id, "sft", draft.stage)
+    train, _, score, *rest = Jobs(workspace).all()
+    assert (score.kind, score.after, score.payload["run"]) == ("score", [train.id], first.id)
+    assert [job.kind for job in rest] == ["train", "evaluate"] and rest[0].after == [score.id]
+    assert launch_draft(workspace, draft).id == run.id and len(Runs(workspace).all()) == 2
+
+
+def test_a_draft_of_stage_two_may_start_from_the_base(workspace: Workspace) -> None:
+    run = launch_draft(workspace, align_draft(workspace, None))
+    assert run.info.parent is None and kinds(workspace) == ["score", "train", "evaluate"]
+
+
+def test_a_crash_between_the_three_jobs_is_made_good(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    draft = align_draft(workspace, None)
+    with monkeypatch.context() as patch:
+        patch.setattr(launching, "submit_run", lambda w, run: Jobs(w).submit("score", {}, run=run.id) and 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            launch_draft(workspace, draft)
+    launch_draft(workspace, draft)
+    score, train, evaluate = Jobs(workspace).all()
+    assert (score.kind, train.after, evaluate.after) == ("score", [score.id], [train.id])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"samples__source": "gone"}, "no corpus 'gone'"),
+        ({"samples__source": "builtin/preferences"}, "holds preferences, but sft learns from instructions"),
+        ({"samples__selection": "gone"}, "no selection 'gone'"),
+        ({"adapter__rank": 3}, r"adapter\.rank is 3"),
+    ],
+)
+def test_stage_two_without_its_parts_starts_nothing(
+    workspace: Workspace, changes: dict[str, object], sentence: str
+) -> None:
+    first = launch_draft(workspace, draft_of(workspace))
+    draft = align_draft(workspace, first, **changes)
+    with pytest.raises(BadInput, match=sentence):
+        launch_draft(workspace, draft)
+    assert len(Runs(workspace).all()) == 1
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_what_stopped_without_an_adapter_is_not_continued(workspace: Workspace, state: str) -> None:
+    stopped = made_run(workspace, state=state)
+    with pytest.raises(
+        BadInput, match=f"is {state} and has no finished adapter to continue: `mixcpt resume {stopped.id}`"
+    ):
+        launch_draft(workspace, align_draft(workspace, stopped))
+    trained = made_run(workspace)
+    assert launch_draft(workspace, align_draft(workspace, trained)).info.parent == trained.id
+
+
+def test_the_next_draft_of_stage_two_continues_the_same_run(workspace: Workspace) -> None:
+    first = launch_draft(workspace, draft_of(workspace))
+    draft = align_draft(workspace, first).model_copy(update={"name": "n", "tags": ("a",)})
+    following = successor(workspace, draft)
+    assert (following.parent, following.stage, following.tags) == (first.id, draft.stage, ("a",))
+    assert (following.name, following.launched) == ("", None) and following.id != draft.id
+    assert Drafts(workspace).get(following.id) == following
