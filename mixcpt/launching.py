@@ -29,7 +29,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _WAITING = ("queued", "running")
 
 
-D = TypeVar("D", bound=AnyDraft)
+D = TypeVar("D", Draft, AlignDraft, AnyDraft)
 
 
 def launch_draft(workspace: Workspace, draft: AnyDraft) -> Run:

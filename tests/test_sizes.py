@@ -42,15 +42,15 @@ def test_a_rule_chooses_among_the_candidates_of_its_source(talk: Workspace, tiny
     assert sizes(talk, tiny_model_folder, rule__count=4, candidates=3) == SampleSizes(
         3, usual.mean_tokens, usual.longest_tokens, 3
     )
-    budget = {"rule__count": None, "rule__tokens": int(5.5 * mean)}
+    budget: dict[str, Any] = {"rule__count": None, "rule__tokens": int(5.5 * mean)}
     assert sizes(talk, tiny_model_folder, **budget).count == 5
-    threshold = {"rule__count": None, "rule__threshold": 3.0}
+    threshold: dict[str, Any] = {"rule__count": None, "rule__threshold": 3.0}
     assert sizes(talk, tiny_model_folder, **threshold).count == 10  # any number of them may lie below
 
 
 @pytest.mark.parametrize("strategy", ["random", "all"])
 def test_what_is_not_chosen_by_a_score_is_not_scored(talk: Workspace, tiny_model_folder: Path, strategy: str) -> None:
-    rule = {"strategy": strategy, "count": 4 if strategy == "random" else None}
+    rule: dict[str, Any] = {"strategy": strategy, "count": 4 if strategy == "random" else None}
     found = sizes(talk, tiny_model_folder, rule=rule)
     assert (found.count, found.scored) == (4 if strategy == "random" else 10, 0)
 
