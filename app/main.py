@@ -25,6 +25,10 @@ PAGES = {
         st.Page("../pages/launch.py", title="Launch", icon=":material/rocket_launch:"),
         st.Page("../pages/runs.py", title="Runs", icon=":material/monitoring:"),
     ],
+    "Stage two": [
+        st.Page("../pages/selection.py", title="Selection", icon=":material/checklist:"),
+        st.Page("../pages/align.py", title="Align", icon=":material/model_training:"),
+    ],
     "Findings": [
         st.Page("../pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
         st.Page("../pages/notebook.py", title="Notebook", icon=":material/menu_book:"),

@@ -100,19 +100,14 @@ def score(workspace: Workspace, options: argparse.Namespace) -> int:
 
 def _row(table: ScoreTable) -> dict[str, Any]:
     reasons = Counter(sample.reason for sample in table.samples if sample.reason)
-    return {
-        **table.info,
-        "scores": table.names(),
-        "samples": len(table.samples) - sum(reasons.values()),
-        "left_out": dict(reasons),
-    }
+    return {**table.info, "scores": table.names(), "reasons": dict(reasons)}
 
 
 def _print_table(table: ScoreTable) -> None:
     row = _row(table)
     print(table.id)
-    print(f"  {row['samples']:,} samples scored, {sum(row['left_out'].values()):,} left out")
-    _print_reasons(row["left_out"])
+    print(f"  {row['samples']:,} samples scored, {row['left_out']:,} left out")
+    _print_reasons(row["reasons"])
     for name in table.names():
         values = sorted(sample.scores[name] for sample in table.samples if name in sample.scores)
         low, middle, high = values[0], values[len(values) // 2], values[-1]

@@ -214,12 +214,23 @@ class ScoredSample:
     def parsed(self) -> Record:
         return Record.from_json(self.record)
 
+    @property
+    def question(self) -> str:
+        """What is asked last."""
+        return next((turn.content for turn in reversed(self.parsed.messages) if turn.role == "user"), "")
+
+    @property
+    def answer(self) -> str:
+        """The answer that is scored; of a pair the chosen one."""
+        turns = self.parsed.messages
+        return self.parsed.chosen if self.parsed.kind == "preferences" else turns[-1].content if turns else ""
+
 
 class ScoreTable:
     """The scores of one source under one model and template: scores/tables/<id>/ with table.json and scores.jsonl.
 
     table.json: id, source, kind, run (None: the base), model, template (name and Jinja, None: none), precision, beta,
-    created, and the fingerprints of what was asked.
+    created, how many samples were scored and left_out, and the fingerprints of what was asked.
     """
 
     def __init__(self, info: dict[str, Any], samples: Sequence[ScoredSample]):
@@ -236,8 +247,7 @@ class ScoreTable:
 
     def names(self) -> list[str]:
         """The scores that at least one sample has, in the order of `SCORES`."""
-        there = {name for sample in self.samples for name in sample.scores}
-        return [name for name in SCORES if name in there]
+        return names_of(self.samples)
 
     def save(self, workspace: Workspace) -> None:
         """Written whole or not at all; takes the place of a table of the same id."""
@@ -252,6 +262,12 @@ class ScoreTable:
             raise NotFound(f"There are no scores {id!r}: score the source again.")
         folder = _tables(workspace) / id
         return cls(read_facts(folder / "table.json", _FACTS), read_samples(folder / "scores.jsonl"))
+
+
+def names_of(samples: Iterable[ScoredSample]) -> list[str]:
+    """The scores that at least one sample has, in the order of `SCORES`."""
+    there = {name for sample in samples for name in sample.scores}
+    return [name for name in SCORES if name in there]
 
 
 _FACTS = ("id", "source", "kind", "run", "model", "template", "created")

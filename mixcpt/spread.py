@@ -107,15 +107,9 @@ def _add_points(
         name=name,
         uid=name,
         customdata=[sample.id for sample in samples],
-        hovertext=[label(question(sample), _EXCERPT) for sample in samples],
+        hovertext=[label(sample.question, _EXCERPT) for sample in samples],
         hovertemplate="%{hovertext}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
     )
-
-
-def question(sample: ScoredSample) -> str:
-    """What is asked in a sample: its last turn of the user."""
-    asked = [message.content for message in sample.parsed.messages if message.role == "user"]
-    return asked[-1] if asked else ""
 
 
 def _usual_range(values: Sequence[float]) -> tuple[float, float]:

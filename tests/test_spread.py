@@ -104,5 +104,5 @@ def test_the_table_of_agreement_is_square_and_says_its_numbers() -> None:
 def test_the_question_of_a_sample_is_the_last_thing_asked() -> None:
     turns = (Message("user", "first"), Message("assistant", "yes"), Message("user", "then"), Message("assistant", "no"))
     record = Record("instructions", messages=turns)
-    assert spread.question(ScoredSample("a", record.to_json(), 1, 1, {})) == "then"
-    assert spread.question(SAMPLES[0]).startswith("q c")
+    assert ScoredSample("a", record.to_json(), 1, 1, {}).question == "then"
+    assert SAMPLES[0].question.startswith("q c") and SAMPLES[0].answer == "a c"
