@@ -31,6 +31,7 @@ PAGES = {
     ],
     "Findings": [
         st.Page("../pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
+        st.Page("../pages/talk.py", title="Talk", icon=":material/forum:"),
         st.Page("../pages/notebook.py", title="Notebook", icon=":material/menu_book:"),
     ],
 }

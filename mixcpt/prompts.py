@@ -18,7 +18,7 @@ from mixcpt.modelfiles import model_fingerprint
 from mixcpt.modelstore import find_folder
 from mixcpt.records import Message
 from mixcpt.runs import Run, Runs
-from mixcpt.score_jobs import NO_TEMPLATE, require_adapter
+from mixcpt.score_jobs import NO_TEMPLATE, has_adapter, require_adapter
 from mixcpt.stamps import Kept
 from mixcpt.templates import ChatTemplate, PlainForm, choose_template, template_of
 from mixcpt.tokens import TextTokenizer
@@ -53,6 +53,15 @@ class Prepared:
     runs: tuple[Run | None, ...]
     prompts: tuple[np.ndarray, ...]
     ends: frozenset[int]
+
+
+def speakers(run: Run) -> list[Run]:
+    """The runs that can be asked beside `run`: those of its chain, first stage first, that have an adapter."""
+    try:
+        chain = run.chain()
+    except NotFound:  # one of them was deleted; the last adapter holds what they all learned
+        chain = [run]
+    return [one for one in chain if has_adapter(one)]
 
 
 def base_of(workspace: Workspace, run: Run | None, model: str) -> Base:
