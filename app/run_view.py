@@ -10,7 +10,7 @@ from app import drafting, panels, runs_list, show, state
 from app.panels import MOVING, RUNS
 from app.pins import pin_button
 from app.words import ago, plain, printable, size
-from mixcpt import charts, guesses, submission
+from mixcpt import charts, guesses, score_jobs, submission
 from mixcpt.config import Sft, Stage, follow, to_yaml
 from mixcpt.differences import differences
 from mixcpt.drafts import Drafts, default_stage
@@ -19,7 +19,7 @@ from mixcpt.overview import RunSummary, summary
 from mixcpt.palette import STAGE_WORDS
 from mixcpt.runs import Run, Runs
 
-LAUNCH = "../pages/launch.py"
+LAUNCH, TALK = "../pages/launch.py", "../pages/talk.py"
 _DIVERGED = re.compile(r"The (loss|gradient) became ")
 _DOUBLE_CLICK_SECONDS = 3.0
 
@@ -94,6 +94,13 @@ def _actions(now: RunSummary, run: Run) -> None:
             st.button(
                 "Resume", key="runs_resume", icon=":material/play_arrow:", type="primary", on_click=_resume, args=(run,)
             )
+        if score_jobs.has_adapter(run) and st.button(
+            "Talk",
+            key="runs_talk",
+            icon=":material/forum:",
+            help="Ask it something, beside the base and the runs that it continues.",
+        ):
+            st.switch_page(TALK, query_params={"run": run.id})
         if now.state != "damaged":
             with st.popover("Rename", icon=":material/edit:", key="runs_rename"):
                 runs_list.rename_form(now)
