@@ -591,8 +591,21 @@ def follow(before: AnyStage, stage: Literal["sft", "dpo"], changes: dict[str, An
     plain = {name: value for name, value in before.model_dump().items() if name in kept}
     if isinstance(before, Sft):
         plain["template"] = before.template
-    usual = validate(Dpo if stage == "dpo" else Sft, plain | {"stage": stage}, "the stage before")
-    return override(usual, dict(_dotted(changes or {}, usual.model_dump())))
+    return amend(validate(Dpo if stage == "dpo" else Sft, plain | {"stage": stage}, "the stage before"), changes or {})
+
+
+def amend(stage: Sft, changes: dict[str, Any]) -> Sft:
+    """The stage with what `changes` say (nested or dotted settings). A rule has one end: where a budget or a threshold is
+    given, or all are taken, the number of samples that ended it goes.
+
+    Raises:
+        BadConfig: an unknown setting or a contradiction.
+    """
+    flat = dict(_dotted(changes, stage.model_dump()))
+    others = any(flat.get(f"samples.rule.{end}") is not None for end in ("tokens", "threshold"))
+    if others or flat.get("samples.rule.strategy") == "all":
+        flat = {"samples.rule.count": None} | flat
+    return override(stage, flat)
 
 
 def _dotted(changes: dict[str, Any], known: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from mixcpt.config import AnyStage, Sft, Stage, follow, override, read_stage, validate
+from mixcpt.config import AnyStage, Sft, Stage, amend, follow, override, read_stage, validate
 from mixcpt.errors import BadConfig, BadFile
 from mixcpt.settings import Config, read_yaml, setting
 
@@ -123,7 +123,7 @@ class Recipe(Config):
         found: list[AnyStage] = [override(cpt, parts["cpt"])]
         for name, given in (("sft", self.sft), ("dpo", self.dpo)):
             if given is not None:
-                found.append(_following(found[-1], name, given | parts[name]))
+                found.append(_following(found[-1], name, given, parts[name]))
             elif parts[name]:
                 raise BadConfig(
                     f"{name}.{next(iter(parts[name]))} is set, but the recipe has no stage {name}: add `{name}: {{}}`."
@@ -172,12 +172,13 @@ def _parts(changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return parts
 
 
-def _following(before: AnyStage, name: str, given: dict[str, Any]) -> Sft:
-    for path in given:
+def _following(before: AnyStage, name: str, given: dict[str, Any], changes: dict[str, Any]) -> Sft:
+    """The stage `name` after `before`, as the recipe gives it, with an arm's changes on top."""
+    for path in (*given, *changes):
         if path.partition(".")[0] in _INHERITED:
             raise BadConfig(f"{name}.{path} cannot be set, for it is that of the stage before: set it in cpt.")
     try:
-        return follow(before, "dpo" if name == "dpo" else "sft", given)
+        return amend(follow(before, "dpo" if name == "dpo" else "sft", given), changes)
     except BadConfig as problem:
         raise BadConfig(f"In {name}: {str(problem).removeprefix('In these changes: ')}") from None
 
