@@ -611,7 +611,9 @@ def amend(stage: Sft, changes: dict[str, Any]) -> Sft:
 def _dotted(changes: dict[str, Any], known: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested settings as dotted ones, as deep as the config goes."""
     for name, value in changes.items():
-        below = known.get(name) if isinstance(known, dict) else None
+        below = known
+        for part in name.split("."):
+            below = below.get(part) if isinstance(below, dict) else None
         if isinstance(value, dict) and isinstance(below, dict):
             yield from _dotted(value, below, f"{prefix}{name}.")
         else:
