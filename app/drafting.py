@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import streamlit as st
 
 from app import forms, show, state
+from mixcpt.align_drafts import named
 from mixcpt.drafts import AlignDraft, AnyDraft, Draft, Drafts
 from mixcpt.errors import MixcptError
 from mixcpt.launching import check_files, launch_draft, successor
@@ -120,7 +121,7 @@ def launch(draft_id: str) -> None:
     again, and that click comes here too, with the same draft, for which there is only one run."""
     draft = Drafts(state.workspace()).get(draft_id)
     try:
-        run = launch_draft(state.workspace(), draft)
+        run = launch_draft(state.workspace(), named(state.workspace(), draft))
     except MixcptError as problem:
         st.session_state[_PROBLEM] = str(problem)
         return

@@ -46,7 +46,7 @@ class Field:
 
     @property
     def title(self) -> str:
-        return f"{self.label} ({self.unit})" if self.unit and self.unit not in self.label else self.label
+        return f"{self.label} ({self.unit})" if self.unit and self.unit not in self.label.lower() else self.label
 
 
 def fields(model: type[Config], prefix: str = "") -> Iterator[Field]:
@@ -138,14 +138,16 @@ def draw_field(
 ) -> None:
     value = typed[one.path] if one.path in typed else value_at(config, one.path)
     widget_key = f"{key}_{one.path}"
-    show(widget_key, _escaped(value) if _has_lines(one) else value)
+    options = choices.get(one.path)
+    shape = _shape(one, options)
+    is_text = shape == "text" and one.optional  # an empty field stands for None
+    show(widget_key, _escaped(value) if _has_lines(one) else value or "" if is_text else value)
 
     def changed() -> None:
         new = st.session_state[widget_key]
-        on_change(one.path, _unescaped(new) if _has_lines(one) else new)
+        on_change(one.path, _unescaped(new) if _has_lines(one) else new or None if is_text else new)
 
-    options = choices.get(one.path)
-    _WIDGETS[_shape(one, options)](one, options, value, {"key": widget_key, "on_change": changed})
+    _WIDGETS[shape](one, options, value, {"key": widget_key, "on_change": changed})
 
 
 def show(widget_key: str, value: Any) -> None:
@@ -190,19 +192,27 @@ def _number(one: Field, options: Sequence[str] | None, value: Any, common: dict[
         step=number(_step(one)),
         format=None if whole else "%e" if _is_tiny(one) else "%g",
         help=plain(one.help),
-        placeholder="all" if one.optional else None,
+        placeholder=("no limit" if whole else "none") if one.optional else None,
         **common,
     )
 
 
 def _text(one: Field, options: Sequence[str] | None, value: Any, common: dict[str, Any]) -> None:
     note = r" A new line is written \n." if _has_lines(one) else ""
-    st.text_input(plain(one.title), help=plain(one.help + note), **common)
+    placeholder = "none" if one.optional else None
+    st.text_input(plain(one.title), help=plain(one.help + note), placeholder=placeholder, **common)
 
 
 def _choice(one: Field, options: Sequence[str] | None, value: Any, common: dict[str, Any]) -> None:
-    known = list(dict.fromkeys([value, *(options or ())]))
-    st.selectbox(plain(one.title), known, format_func=printable, help=plain(one.help), **common)
+    known = list(dict.fromkeys([*([None] if one.optional else []), value, *(options or ())]))
+    words = OPTIONS.get(one.path, {})
+    st.selectbox(
+        plain(one.title),
+        known,
+        format_func=lambda option: "none" if option is None else printable(str(words.get(option, option))),
+        help=plain(one.help),
+        **common,
+    )
 
 
 def _list(one: Field, options: Sequence[str] | None, value: Any, common: dict[str, Any]) -> None:

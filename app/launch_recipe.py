@@ -57,7 +57,7 @@ def _take(draft_id: str, key: str) -> None:
     try:
         found = uploaded(file.getvalue(), file.name)
         if isinstance(found, Sft):
-            raise BadConfig(f"{file.name} is a run of stage two ({found.stage}): take it to the page Align.")
+            raise BadConfig(f"{file.name} is a run of stage two ({found.stage}): take it on the page Align.")
         stage = found if isinstance(found, Stage) else found.cpt
         check_files(state.workspace(), stage)
     except MixcptError as problem:

@@ -1,5 +1,6 @@
-"""The right-hand side of the Launch page: what the run needs, what there is to say about it, and the button."""
+"""The right-hand side of Launch and of Align: what the run needs, what there is to say about it, and the button."""
 
+from collections.abc import Callable
 from functools import partial
 
 import streamlit as st
@@ -7,14 +8,16 @@ import streamlit as st
 from app import drafting, forms, state
 from app.prepared import prepared, start
 from app.words import plain
-from mixcpt import machine
-from mixcpt.config import Stage
-from mixcpt.drafts import Draft
-from mixcpt.errors import Unavailable
-from mixcpt.launching import prepare, preparing
+from mixcpt.config import AnyStage, Stage
+from mixcpt.drafts import AnyDraft
+from mixcpt.errors import MixcptError
+from mixcpt.launching import preparing
+from mixcpt.machine import Machine
 from mixcpt.modelstore import BUILTIN_MODELS, is_there, terms_to_accept
 from mixcpt.outlook import Outlook, outlook
 from mixcpt.preflight import Finding, preflight
+from mixcpt.presets import OPTIONS
+from mixcpt.runs import Run
 
 MIXTURE = "../pages/mixture.py"
 _PARTS = {
@@ -27,14 +30,15 @@ _PARTS = {
 _ICONS = {"stop": ":red[:material/block:]", "warning": ":orange[:material/warning:]", "note": ":material/info:"}
 
 
-def summary(draft: Draft) -> None:
-    facts = machine.read(state.workspace())
-    findings = preflight(state.workspace(), draft.stage, facts)
+def summary(draft: AnyDraft, about: Callable[[], None], parent: Run | None = None) -> None:
+    """`about` draws what the run reads or learns from; `parent` is the run that it continues."""
+    facts = state.machine()
+    findings = preflight(state.workspace(), draft.stage, facts, parent)
     with st.container(border=True):
         st.subheader("This run", anchor=False)
         _needs(draft, facts)
         _model(draft.stage.model.name)
-        _mixture(draft.stage)
+        about()
         _button(draft, findings)
     if findings:
         with st.container(border=True):
@@ -45,13 +49,14 @@ def summary(draft: Draft) -> None:
         st.caption(":green[:material/check_circle:] Nothing speaks against it.")
 
 
-def _needs(draft: Draft, facts: machine.Machine | None) -> None:
+def _needs(draft: AnyDraft, facts: Machine | None) -> None:
     if facts is None:
-        _measure_machine()
+        if job := preparing(state.workspace(), "doctor"):
+            prepared(job, "doctor", "Looking at this machine (about 10 s)", "Measure this machine again")
         return
     try:
         here = outlook(state.workspace(), draft.stage, facts)
-    except Unavailable:  # a finding says why
+    except MixcptError:  # a finding says why
         here = None
     if here is None:
         st.caption("Time and memory are known once the model is here.")
@@ -86,13 +91,6 @@ def _memory_help(here: Outlook) -> str:
     return "  \n".join(plain(part) for part in parts)
 
 
-def _measure_machine() -> None:
-    job = preparing(state.workspace(), "doctor")
-    if job is None:
-        job = prepare(state.workspace(), "doctor")
-    prepared(job, "doctor", "Looking at this machine (about 10 s)", "Measure this machine again")
-
-
 def _model(name: str) -> None:
     """Whether the model is here; else the way to fetch it."""
     workspace = state.workspace()
@@ -117,7 +115,8 @@ def _model(name: str) -> None:
     )
 
 
-def _mixture(stage: Stage) -> None:
+def mixture(stage: Stage) -> None:
+    """What a run of the knowledge stage reads, in a line, and the way to it."""
     tokens = stage.mixture.target_tokens()
     total = sum(tokens.values())
     shares = [f"{plain(name)} {number / total:.0%}" for name, number in tokens.items()]
@@ -125,7 +124,7 @@ def _mixture(stage: Stage) -> None:
     st.page_link(MIXTURE, label="See and change the mixture", icon=":material/blender:")
 
 
-def _button(draft: Draft, findings: list[Finding]) -> None:
+def _button(draft: AnyDraft, findings: list[Finding]) -> None:
     waiting = drafting.typed(draft).problem
     stopped = any(finding.level == "stop" for finding in findings)
     st.button(
@@ -147,7 +146,7 @@ def _button(draft: Draft, findings: list[Finding]) -> None:
         st.error(plain(problem), icon=":material/error:")
 
 
-def _finding(draft: Draft, number: int, finding: Finding) -> None:
+def _finding(draft: AnyDraft, number: int, finding: Finding) -> None:
     st.markdown(f"{_ICONS[finding.level]} {plain(finding.sentence)}")
     if finding.fix:
         st.button(
@@ -159,7 +158,7 @@ def _finding(draft: Draft, number: int, finding: Finding) -> None:
         )
 
 
-def _fix_words(stage: Stage, fix: dict[str, object]) -> str:
+def _fix_words(stage: AnyStage, fix: dict[str, object]) -> str:
     """What a click will set, in the words of the form."""
     labels = {one.path: one.label for one in forms.fields(type(stage))}
     path, value = next(iter(fix.items()))
@@ -171,4 +170,5 @@ def _fix_words(stage: Stage, fix: dict[str, object]) -> str:
     if isinstance(value, bool):
         return plain(f"Turn on {labels[path].lower()}{more}")
     words = f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+    words = OPTIONS.get(path, {}).get(words, words)
     return plain(f"Set {labels[path].lower()} to {words}{more}")

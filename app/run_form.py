@@ -11,7 +11,7 @@ import streamlit as st
 
 from app import drafting, forms, state
 from app.drafting import typed
-from app.words import plain
+from app.words import plain, printable
 from mixcpt.corpus import corpus_names
 from mixcpt.drafts import AnyDraft, Guess, as_name
 from mixcpt.runs import NAME_LENGTH
@@ -44,7 +44,8 @@ def experiment(draft: AnyDraft, *, key: str) -> None:
         st.caption(f"Kept as {plain(draft.experiment)}, for it is also the name of a folder.")
 
 
-def name(draft: AnyDraft, *, key: str) -> None:
+def name(draft: AnyDraft, *, key: str, suggested: str = "") -> None:
+    """`suggested` is what the run is called when nobody names it."""
     key = f"{key}_name"
     forms.show(key, draft.name)
     st.text_input(
@@ -52,7 +53,7 @@ def name(draft: AnyDraft, *, key: str) -> None:
         key=key,
         on_change=lambda: drafting.update(draft.id, name=st.session_state[key]),
         max_chars=NAME_LENGTH,
-        placeholder="for example: half the learning rate",
+        placeholder=printable(suggested) or "for example: half the learning rate",
         help="Shown in lists and charts. You can change it later.",
     )
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixcpt.config import parse_change
+from mixcpt.config import Dpo, Sft, parse_change
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.jobs import Jobs
 from mixcpt.recipe import load_recipe
@@ -109,8 +109,8 @@ def list_runs(workspace: Workspace, options: argparse.Namespace) -> None:
         scores = ", ".join(f"{name} {value:.3f}" for name, value in row["scores"].items())
         labels = " ".join(filter(None, [row["name"], *(f"#{tag}" for tag in row["tags"])]))
         print(
-            f"{row['id']}  {row['status']:9}  {row['experiment']}  {row['arm']:24}  seed {row['seed']}  "
-            f"{row['tokens']:>9,} tokens  {scores}" + (f"  {labels}" if labels else "")
+            f"{row['id']}  {row['status']:9}  {row['stage']}  {row['experiment']}  {row['arm']:24}  seed {row['seed']}"
+            f"  {row['tokens']:>9,} tokens  {scores}" + (f"  {labels}" if labels else "")
         )
     if not rows:
         print("no runs yet: mixcpt run recipes/quick.yaml")
@@ -181,11 +181,14 @@ def show(workspace: Workspace, options: argparse.Namespace) -> None:
     if options.json:
         return print_json(shown)
     print(f"run {one.id}  {shown['status']}  {one.info.experiment} {one.info.arm}  seed {one.info.seed}")
+    for line in _stage_two(workspace, one):
+        print(f"  {line}")
     for job in shown["jobs"]:
         print(f"  {job['kind']:9} {job['status']:9} {job['message']}")
     for point in shown["curve"]:
         measures = ", ".join(f"{name} {value:.4f}" for name, value in point["measure"].items())
-        print(f"  step {point['step']:>5}  {point['tokens']:>9,} tokens  {measures}")
+        under = "  under the base" if point.get("under") == "base" else ""
+        print(f"  step {point['step']:>5}  {point['tokens']:>9,} tokens  {measures}{under}")
     for task, score in shown["results"].get("evaluation", {}).get("final", {}).items():
         base = shown["results"]["evaluation"]["base"][task]
         low, high = score["interval"]
@@ -203,6 +206,24 @@ def show(workspace: Workspace, options: argparse.Namespace) -> None:
     if shown["guess"]:
         print(f"  guess: {shown['guess']['sentence']}")
     print(f"  folder {one.folder}")
+
+
+def _stage_two(workspace: Workspace, run: Run) -> list[str]:
+    """What a run of stage two comes after, learns from and is measured against; nothing of a first stage."""
+    from mixcpt.stage_words import chain_words, reference_words, samples_words, template_words
+
+    stage = run.config
+    if not isinstance(stage, Sft):
+        return []
+    lines = [chain_words(run), f"samples: {samples_words(stage, run)}", f"template: {template_words(stage.template)}"]
+    if isinstance(stage, Dpo):
+        lines.append(f"reference: {reference_words(workspace, stage, run.info.parent)}, beta {stage.preference.beta:g}")
+        lines += [
+            f"last step: loss {last['loss']:.3f}, margin {last['margin']:+.3f}, {last['accuracy']:.0%} of the pairs in "
+            "the right order"
+            for last in run.losses()[-1:]
+        ]
+    return lines
 
 
 def _guess(run: Run) -> dict[str, Any] | None:
@@ -236,7 +257,7 @@ def compare(workspace: Workspace, options: argparse.Namespace) -> None:
         return print_json({"runs": rows, "arms": tables.summarise(rows)})
     if options.csv:
         return print(tables.as_csv(rows), end="")
-    arms = tables.summarise(rows)
+    arms = tables.summarise(tables.titled(rows))
     print(tables.as_text(arms))
     if any(len(arm["runs"]) > 1 for arm in arms):
         say("± is the 95 % interval of the mean over seeds")

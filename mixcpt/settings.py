@@ -4,6 +4,7 @@ A field's group in a form is the model it stands in. Nothing here knows what is 
 """
 
 import difflib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,6 +140,12 @@ def parse_change(text: str) -> tuple[str, Any]:
         return name.strip(), read_yaml(value)
     except yaml.YAMLError:
         raise BadConfig(f"--set {text!r} cannot be read: {value!r} is not valid YAML, put quotes around it.") from None
+
+
+def as_change(path: str, value: Any) -> str:
+    """The `a.b=value` that `parse_change` reads back."""
+    text = f"{path}={value}"
+    return text if isinstance(value, str) and parse_change(text)[1] == value else f"{path}={json.dumps(value)}"
 
 
 def to_yaml(config: Config) -> str:

@@ -10,6 +10,8 @@ from mixcpt.palette import STAGE_NAMES
 from mixcpt.presets import OPTIONS
 from mixcpt.runs import Run, Runs
 from mixcpt.samples import facts_in_words, kept_facts
+from mixcpt.scores import SCORES
+from mixcpt.selection import Rule
 from mixcpt.workspace import Workspace
 
 
@@ -43,12 +45,31 @@ def samples_words(stage: Sft, run: Run | None = None) -> str:
     if samples.selection:
         return f"selection {samples.selection}"
     some = "" if samples.candidates is None else f", from {samples.candidates:,} candidates"
-    return f"{samples.source}, {samples.rule.words()}{some}"
+    return f"{samples.source}, {rule_words(samples.rule)}{some}"
+
+
+def rule_words(rule: Rule) -> str:
+    """A rule in the words of the form, as in "the easiest 64 by Margin"."""
+    number = "" if rule.count is None else f" {rule.count:,}"
+    end = "" if rule.tokens is None else f", up to {rule.tokens:,} tokens"
+    end = end if rule.threshold is None else f", with {rule.threshold:g} as the last value"
+    if rule.strategy in ("easiest", "hardest"):
+        return f"the {rule.strategy}{number} by {SCORES[str(rule.score)].label}{end}"
+    return {"random": f"{number} by chance (seed {rule.seed})", "all": f"the first{number}" if number else "all"}.get(
+        rule.strategy, "what was kept by hand"
+    ).strip() + end
 
 
 def template_words(name: str) -> str:
     """A chat template by the name that the configuration or a run's samples.json has for it."""
     return OPTIONS["template"].get(name, name)
+
+
+def template_of_chain(run: Run) -> str:
+    """The name of the template that the chain which ends with this run saves with its adapter; "auto" where it leaves
+    that to the model."""
+    configs = (one.config for one in reversed(run.chain()))
+    return next((c.template for c in configs if isinstance(c, Sft) and c.template != "auto"), "auto")
 
 
 def reference_words(workspace: Workspace, stage: Dpo, parent: str | None) -> str:

@@ -1,5 +1,7 @@
 """Launch: the form of a run on the left, what it will need and the button on the right."""
 
+from functools import partial
+
 import streamlit as st
 
 from app import launch_recipe, launch_summary, launch_view, run_form
@@ -15,6 +17,6 @@ with form:
     launch_view.basics(draft)
     run_form.prediction(draft, key="launch")
 with side:
-    launch_summary.summary(draft)
+    launch_summary.summary(draft, partial(launch_summary.mixture, draft.stage))
 launch_view.advanced(draft)
 launch_recipe.recipe(draft)

@@ -7,12 +7,17 @@ from streamlit.testing.v1 import AppTest
 
 from app import forms
 from app.words import plain
-from mixcpt.config import Stage, override
+from mixcpt.config import AnyStage, Dpo, Sft, Stage, follow, override
 from mixcpt.drafts import default_stage
 from mixcpt.errors import BadConfig
 from mixcpt.presets import value_at
 
-FIELDS = list(forms.fields(Stage))
+STAGES: dict[type[AnyStage], AnyStage] = {
+    Stage: default_stage(),
+    Sft: follow(default_stage(), "sft"),
+    Dpo: follow(default_stage(), "dpo"),
+}
+FIELDS = [(model, one) for model in STAGES for one in forms.fields(model)]
 OTHER: dict[str, Any] = {  # another valid value of each kind, as a person would give it
     "stage": None,
     "model.name": "org/name",
@@ -26,23 +31,37 @@ OTHER: dict[str, Any] = {  # another valid value of each kind, as a person would
     "measures.general": "builtin/general",
     "measures.on": "validation",
     "evaluation.tasks": ["general"],
+    "evaluation.format_tokens": 64,
+    "evaluation.format_source": "mine",
+    "evaluation.format_templates": ["alpaca"],
+    "samples.selection": "mine",
+    "samples.source": "mine",
+    "samples.max_tokens": 64,
+    "samples.rule.strategy": "random",
+    "samples.rule.score": "ifd",
+    "template": "alpaca",
+    "preference.reference": "base",
 }
+BESIDE = {"training.rows_per_step": 2, "samples.rule.count": None}
+"""What must be set so that another value fits: rows at once divide it, and only one thing ends a selection."""
 
 
 def page() -> None:
     import streamlit as st
 
     from app import forms
+    from mixcpt.config import follow
     from mixcpt.drafts import default_stage
 
     st.session_state.setdefault("told", {})
-    level = st.session_state.get("level", "all")
-    forms.draw(default_stage(), key="t", on_change=st.session_state["told"].__setitem__, level=level)
+    level, kind = st.session_state.get("level", "all"), st.session_state.get("kind", "cpt")
+    stage = default_stage() if kind == "cpt" else follow(default_stage(), kind)
+    forms.draw(stage, key="t", on_change=st.session_state["told"].__setitem__, level=level)
 
 
-def drawn(level: str = "all") -> AppTest:
+def drawn(level: str = "all", model: type[AnyStage] = Stage) -> AppTest:
     app = AppTest.from_function(page)
-    app.session_state["level"] = level
+    app.session_state["level"], app.session_state["kind"] = level, STAGES[model].stage
     return app.run()
 
 
@@ -51,18 +70,21 @@ def widgets(app: AppTest) -> dict[str, Any]:
     return {str(widget.key): widget for kind in kinds for widget in app.get(kind)}
 
 
-def test_every_field_of_a_stage_has_a_widget_with_its_value_label_and_help() -> None:
-    app = drawn()
+@pytest.mark.parametrize("model", STAGES)
+def test_every_field_of_a_stage_has_a_widget_with_its_value_label_and_help(model: type[AnyStage]) -> None:
+    app = drawn(model=model)
     assert not app.exception
-    shown = widgets(app)
-    assert set(shown) == {f"t_{one.path}" for one in FIELDS} and len(FIELDS) > 30
-    for one in FIELDS:
-        widget, value = shown[f"t_{one.path}"], value_at(default_stage(), one.path)
-        assert widget.value == (value.replace("\n", "\\n") if one.path == "mixture.joiner" else value), one.path
+    shown, fields = widgets(app), list(forms.fields(model))
+    assert set(shown) == {f"t_{one.path}" for one in fields} and len(fields) > 30
+    for one in fields:
+        widget, value = shown[f"t_{one.path}"], value_at(STAGES[model], one.path)
+        as_shown = value.replace("\n", "\\n") if one.path == "mixture.joiner" else value
+        assert widget.value == ("" if value is None and one.kind is str else as_shown), one.path
         assert widget.label == plain(one.title) and widget.help, one.path
 
 
-def test_no_field_is_forgotten_but_the_sources() -> None:
+@pytest.mark.parametrize("model", STAGES)
+def test_no_field_is_forgotten_but_the_sources(model: type[AnyStage]) -> None:
     def leaves(data: dict[str, Any], prefix: str = "") -> set[str]:
         below = [
             leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}"}
@@ -70,13 +92,18 @@ def test_no_field_is_forgotten_but_the_sources() -> None:
         ]
         return set().union(*below)
 
-    assert leaves(default_stage().model_dump()) - {one.path for one in FIELDS} == {"mixture.sources"}
+    known = {one.path for one in forms.fields(model)}
+    assert leaves(STAGES[model].model_dump()) - known == {"mixture.sources"}
 
 
-@pytest.mark.parametrize("one", [one for one in FIELDS if one.path != "stage"], ids=lambda one: one.path)
-def test_what_a_widget_gives_reaches_the_config(one: forms.Field) -> None:
-    app = drawn()
-    widget, value = widgets(app)[f"t_{one.path}"], value_at(default_stage(), one.path)
+@pytest.mark.parametrize(
+    ("model", "one"),
+    [pair for pair in FIELDS if pair[1].path != "stage"],
+    ids=lambda value: value.path if isinstance(value, forms.Field) else value.__name__,
+)
+def test_what_a_widget_gives_reaches_the_config(model: type[AnyStage], one: forms.Field) -> None:
+    app, stage = drawn(model=model), STAGES[model]
+    widget, value = widgets(app)[f"t_{one.path}"], value_at(stage, one.path)
     given: Any
     expected: Any
     if isinstance(value, bool):
@@ -94,8 +121,31 @@ def test_what_a_widget_gives_reaches_the_config(one: forms.Field) -> None:
     told = app.session_state["told"]
     if given != value:
         assert told == {one.path: expected} and type(told[one.path]) is type(expected)
-    told = {"training.rows_per_step": 2} | told  # rows at once must divide it
-    assert value_at(override(default_stage(), told), one.path) == expected
+    known = {other.path for other in forms.fields(model)}
+    told = {path: new for path, new in BESIDE.items() if path in known} | told
+    assert value_at(override(stage, told), one.path) == expected
+
+
+def test_a_text_that_may_be_none_is_emptied_and_chosen() -> None:
+    script = """
+import streamlit as st
+from app import forms
+from mixcpt.config import follow, override
+from mixcpt.drafts import default_stage
+stage = override(follow(default_stage(), "sft"), {"samples.selection": "mine"})
+told = st.session_state.setdefault("told", {})
+choices = {"samples.selection": ["mine", "my_other-one"]} if st.session_state.get("choose") else {}
+forms.draw(stage, key="t", on_change=told.__setitem__, only="samples", choices=choices)
+"""
+    app = AppTest.from_string(script).run()
+    widgets(app)["t_samples.selection"].set_value("").run()
+    assert app.session_state["told"] == {"samples.selection": None}
+    app = AppTest.from_string(script)
+    app.session_state["choose"] = True
+    box = app.run().selectbox(key="t_samples.selection")
+    assert box.options == ["none", "mine", "my_other-one"] and box.value == "mine"
+    box.set_value(None).run()
+    assert app.session_state["told"] == {"samples.selection": None} and not app.exception
 
 
 def test_a_number_that_may_be_empty_can_be_emptied() -> None:
@@ -123,7 +173,7 @@ def test_a_refusal_names_the_label(path: str, value: float, sentence: str) -> No
 
 def test_at_most_eight_fields_are_basic() -> None:
     shown = widgets(drawn("basic"))
-    assert 0 < len(shown) <= 8 and set(shown) < {f"t_{one.path}" for one in FIELDS}
+    assert 0 < len(shown) <= 8 and set(shown) < {f"t_{one.path}" for one in forms.fields(Stage)}
 
 
 def test_small_numbers_are_shown_as_powers() -> None:
