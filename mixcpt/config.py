@@ -8,9 +8,9 @@ methods here, so nobody computes them twice.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from mixcpt.errors import BadConfig
 from mixcpt.selection import Rule
@@ -419,6 +419,14 @@ class EvaluationConfig(Config):
         help="Chat templates in which the format is measured, each on its own: own (the run's) or a name such as "
         "alpaca or chatml, also one that the model has never seen. Empty: own.",
     )
+
+    @field_validator("format_templates")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        known = [name for name in get_args(TemplateName) if name != "auto"]
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"there is no chat template {unknown[0]!r}: choose from {', '.join(known)}")
+        return list(dict.fromkeys(names))
 
     @property
     def asks(self) -> bool:

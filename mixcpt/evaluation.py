@@ -1,260 +1,367 @@
-"""Questions asked of the base and of a finished run, by lm-eval, offline.
+"""Questions asked of the base and of a finished run, by lm-eval, and the format of their answers; kept with the run.
 
-Every question set becomes a local lm-eval task (a YAML beside a JSONL file) whose choices are scored by likelihood as
-continuations of the question. The task folder is kept in the run, so the plain `lm_eval` command can ask the same.
+Base and run are asked alike, under the precision that the run was trained in. The tasks are kept in the run, so the
+plain `lm_eval` command can ask the same, and gets the same numbers (`mixcpt.tasks`).
+
+In fp32 the batch size does not matter. In 16 and 4 bits questions are asked one at a time, whatever the batch size
+says: there the neighbours in a batch change the last digits, and with them, now and then, an answer.
 """
 
 import hashlib
 import json
-import logging
-import random
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from mixcpt import atlas, builtin
+from mixcpt import answers, official
+from mixcpt.answers import Answered
+from mixcpt.builtin import open_source
 from mixcpt.config import EvaluationConfig
-from mixcpt.errors import BadFile
-from mixcpt.runs import Run
-from mixcpt.statistics import grouped_share_interval, paired_interval, share_interval
-from mixcpt.workspace import Workspace, building, now, read_json, write_json
+from mixcpt.errors import BadInput, Unavailable
+from mixcpt.grading import Asked, Heard, Score, answered, ask, ours, theirs
+from mixcpt.modelstore import ensure_model
+from mixcpt.prompts import base_of
+from mixcpt.questions import BUILTIN_SETS, Question, about, question_sets
+from mixcpt.runs import Run, Runs
+from mixcpt.settings import override
+from mixcpt.statistics import paired_interval
+from mixcpt.tasks import SAMPLES, lm_eval_commands, write_tasks
+from mixcpt.templates import NAMED, OWN, choose_template
+from mixcpt.workspace import Workspace, now, read_json, write_json
 
-Question = dict[str, Any]
-BUILTIN_SETS = ("general", "atlas")
-_TAKEN = ("general", "atlas_recall", "atlas_two_step", "domain")
-"""Task names no file may have: the built-in ones, and what `compare` calls the field itself."""
+if TYPE_CHECKING:
+    from mixcpt.format import Exam
+    from mixcpt.worker import JobContext
 
+__all__ = [
+    "BUILTIN_SETS",
+    "Score",
+    "answered",
+    "ask",
+    "batch_size",
+    "evaluate",
+    "question_sets",
+    "refusals",
+    "run_job",
+    "scores_in_short",
+    "write_tasks",
+]
 
-@dataclass(frozen=True)
-class Score:
-    """Accuracy on one question set, with all it takes to believe it. `correct` is 0 or 1 per item, in order.
-
-    interval: over the questions, and over what they ask about where several ask about the same.
-    chance: expected by guessing. majority: what always giving the most frequent answer position would score.
-    """
-
-    task: str
-    accuracy: float
-    interval: tuple[float, float]
-    items: int
-    chance: float
-    majority: float
-    correct: list[int]
-
-
-def question_sets(config: EvaluationConfig) -> dict[str, list[Question]]:
-    """The configured sets by task name: `general`, `atlas_recall` and `atlas_two_step`, or a JSONL file's stem.
-
-    Raises:
-        BadFile: a set is neither built in nor a readable JSONL file of question, choices and answer, or two sets share
-            a task name.
-    """
-    sets: dict[str, list[Question]] = {}
-    for name in config.tasks:
-        if name == "general":
-            sets["general"] = builtin.questions()
-        elif name == "atlas":
-            questions = [question.as_dict() for question in atlas.questions(builtin.world())]
-            for kind in ("recall", "two-step"):
-                sets[f"atlas_{kind.replace('-', '_')}"] = [q for q in questions if q["kind"] == kind]
-        else:
-            task = Path(name).name.split(".")[0]
-            if task in sets or task in _TAKEN:
-                raise BadFile(f"The question set {name!r} would be called {task!r}, which is taken: rename the file.")
-            sets[task] = read_questions(Path(name))
-    return {task: _first(questions, config.items) for task, questions in sets.items()}
+Progress = Callable[[float | None, str], None]
+Check = Callable[[], None]
+Answers = tuple[Score, list[Question]]
+"""A score, and the questions as they were asked."""
+FORMAT = "format"
+"""Section of the evaluation with the format measure, and how its answers are called."""
 
 
-def read_questions(path: Path) -> list[Question]:
-    """A user's question set; every line checked, the first fault reported with its line number."""
-    if not path.is_file():
-        raise BadFile(f"There is no question set {str(path)!r}: name general, atlas, or an existing JSONL file.")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        raise BadFile(f"{path} is not UTF-8 text: save it as JSON Lines in UTF-8.") from None
-    questions = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            question = json.loads(line)
-            choices, answer = question["choices"], question["answer"]
-            if not isinstance(question["question"], str) or not isinstance(choices, list) or len(choices) < 2:
-                raise ValueError("question must be text and choices a list of two or more")
-            if type(answer) is not int or not 0 <= answer < len(choices):
-                raise ValueError(f"answer must be the index of a choice, 0 to {len(choices) - 1}")
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadFile(
-                f"Line {number} of {path} is no question ({error}): "
-                'write {"question": "...", "choices": ["...", "..."], "answer": 0}.'
-            ) from None
-        questions.append({"question": question["question"], "choices": [str(c) for c in choices], "answer": answer})
-    if not questions:
-        raise BadFile(f"{path} holds no questions: add lines with question, choices and answer.")
-    return questions
-
-
-def write_tasks(sets: dict[str, list[Question]], folder: Path) -> None:
-    """Make `folder` anew with each set as `TASK.yaml` and `TASK.jsonl`, as lm-eval reads them."""
-    with building(folder) as unfinished:
-        for task, questions in sets.items():
-            lines = [json.dumps({key: q[key] for key in ("question", "choices", "answer")}) for q in questions]
-            (unfinished / f"{task}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-            definition = _definition(task, folder.absolute())
-            (unfinished / f"{task}.yaml").write_text(yaml.safe_dump(definition, sort_keys=False), encoding="utf-8")
-
-
-def _definition(task: str, folder: Path) -> dict[str, Any]:
-    """The lm-eval task over `folder`/TASK.jsonl; its paths are absolute, for lm-eval would start them where it runs.
-
-    The text is named as a column: lm-eval makes a number of a template that renders to digits only ("1984").
-    """
-    return {
-        "task": f"mixcpt_{task}",
-        "dataset_path": "json",
-        "dataset_kwargs": {
-            "data_files": {"test": str(folder / f"{task}.jsonl")},
-            "cache_dir": str(folder / "cache"),
-        },
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": "question",
-        "doc_to_choice": "{{choices}}",
-        "doc_to_target": "{{answer}}",
-        "target_delimiter": " ",
-        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    }
-
-
-def ask(model: Any, tokenizer: Any, sets: dict[str, list[Question]], folder: Path, batch_size: int) -> dict[str, Score]:
-    """Score every set with lm-eval. `folder` keeps the task files."""
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
-    logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    write_tasks(sets, folder)
-    outcome = simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
-        tasks=[f"mixcpt_{task}" for task in sets],
-        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
-        bootstrap_iters=0,
-        log_samples=True,
-    )
-    return {task: _score(task, questions, outcome["samples"][f"mixcpt_{task}"]) for task, questions in sets.items()}
-
-
-def _score(task: str, questions: Sequence[Question], samples: Sequence[dict[str, Any]]) -> Score:
-    by_item = {sample["doc_id"]: int(sample["acc"]) for sample in samples}
-    correct = [by_item[item] for item in range(len(questions))]
-    positions = Counter(question["answer"] for question in questions)
-    asked = _asked(questions)
-    alone = len(set(asked)) == len(asked)
-    return Score(
-        task=task,
-        accuracy=sum(correct) / len(correct),
-        interval=share_interval(sum(correct), len(correct)) if alone else grouped_share_interval(correct, asked),
-        items=len(correct),
-        chance=sum(1 / len(question["choices"]) for question in questions) / len(questions),
-        majority=positions.most_common(1)[0][1] / len(questions),
-        correct=correct,
-    )
-
-
-def _asked(questions: Sequence[Question]) -> list[str]:
-    """What each question is about: the fact its `meta` names, else only itself."""
-    return [json.dumps(question.get("meta", number), sort_keys=True) for number, question in enumerate(questions)]
-
-
-def _first(questions: list[Question], items: int | None) -> list[Question]:
-    """All questions, or `items` of them drawn by a fixed seed, in their order."""
-    if items is None or items >= len(questions):
-        return questions
-    return [questions[index] for index in sorted(random.Random(0).sample(range(len(questions)), items))]
+def batch_size(config: EvaluationConfig, precision: str) -> int:
+    """How many questions are asked at once: only in fp32 as many as the configuration says."""
+    return config.batch_size if precision == "fp32" else 1
 
 
 def evaluate(
     workspace: Workspace,
     run: Run,
+    config: EvaluationConfig | None = None,
     *,
-    progress: Callable[[float | None, str], None] = lambda fraction, message: None,
-    check: Callable[[], None] = lambda: None,
+    progress: Progress = lambda fraction, message: None,
+    check: Check = lambda: None,
 ) -> dict[str, Any]:
-    """Ask the run's adapter and its base, same precision; writes the `evaluation` section of results.json.
+    """Ask the run's adapter and its base, and return the whole `evaluation` section of results.json.
 
-    The base's answers are kept in the workspace and asked only once per model, device, precision, question sets and
+    What is asked replaces what the section held of the same sets and templates, and leaves the others. What cannot be
+    had (a task whose questions lie on a hub that cannot be reached) is told in `unavailable`, and the rest is asked.
+    The base's answers are kept in the workspace, and asked only once per model, device, precision, questions and
     version of lm-eval.
+
+    Args:
+        config: what is asked; what the run is configured for when it is not given.
+
+    Raises:
+        BadInput: there is nothing to ask, or the run has no adapter. Interrupted: by `check`; nothing is replaced.
     """
-    from transformers import AutoTokenizer
+    return _Evaluation(workspace, run, config or run.config.evaluation, progress, check).results()
 
-    from mixcpt import models
-    from mixcpt.teacher import evaluating, teacher_mode
 
-    sets = question_sets(run.config.evaluation)
-    folder = models.ensure_model(workspace, run.config.model.name)
-    device, precision = models.resolve(run.config.model, workspace)
-    batch = run.config.evaluation.batch_size
-    progress(None, "loading the model")
-    model = models.load_adapter(models.load_base(folder, device, precision), run.adapter, trainable=False)
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    check()
-    kept = _base_answers(workspace, models.model_fingerprint(folder), device, precision, sets, batch)
-    if kept.exists():
-        base = {task: Score(**values) for task, values in read_json(kept).items()}
-    else:
-        progress(0.1, f"asking the base {sum(map(len, sets.values()))} questions")
-        with teacher_mode(model):
-            base = ask(model, tokenizer, sets, run.folder / "tasks", batch)
-        kept.parent.mkdir(exist_ok=True)
-        write_json(kept, {task: asdict(score) for task, score in base.items()})
-    check()
-    progress(0.5, f"asking the run {sum(map(len, sets.values()))} questions")
-    with evaluating(model):
-        final = ask(model, tokenizer, sets, run.folder / "tasks", batch)
-    results = {
-        "finished": now(),
-        "precision": precision,
-        "base": {task: asdict(score) for task, score in base.items()},
-        "final": {task: asdict(score) for task, score in final.items()},
-        "gain": {
-            task: {
-                "difference": final[task].accuracy - base[task].accuracy,
-                "interval": paired_interval(base[task].correct, final[task].correct, _asked(questions)),
-            }
-            for task, questions in sets.items()
-        },
+class _Evaluation:
+    """One call of `evaluate`."""
+
+    def __init__(self, workspace: Workspace, run: Run, config: EvaluationConfig, progress: Progress, check: Check):
+        self.workspace, self.run, self.config, self.check = workspace, run, config, check
+        self._progress = progress
+        if not config.asks:
+            raise BadInput(f"There is nothing to ask run {run.id}: name a question set, for example general.")
+        self.sets = question_sets(config)
+        self.unavailable: dict[str, str] = {}
+
+    def results(self) -> dict[str, Any]:
+        self._load()
+        with tempfile.TemporaryDirectory(prefix=".asking-", dir=self.workspace.root) as folder:
+            asked, self.unavailable = theirs(self.config)
+            asked = [*ours(self.sets, Path(folder)), *asked]
+            base = self._ask(asked, self._ask_base, 0.05, 0.4)
+            final = self._ask([one for one in asked if one.name in base], self._ask_run, 0.4, 0.75)
+        formats = {name: self._examine(name, exam) for name, exam in self._exams().items()}
+        asked = [one for one in asked if one.name in final]
+        self._keep(asked, base, final, {name: rows for name, (_, rows) in formats.items()})
+        found = self._merged(asked, base, final, {name: counted for name, (counted, _) in formats.items()})
+        self.run.write_results("evaluation", found)
+        written: dict[str, Any] = self.run.results()["evaluation"]
+        return written
+
+    def _load(self) -> None:
+        from transformers import AutoTokenizer
+
+        from mixcpt import models
+
+        config = self.run.config.model
+        self._progress(None, "loading the model")
+        ensure_model(self.workspace, config.name)
+        self.base = base_of(self.workspace, self.run, config.name)
+        loaded = models.load_base(self.base.folder, self.base.device, self.base.precision)
+        self.head = models.output_head(loaded)
+        self.model = models.load_adapter(loaded, self.run.adapter, trainable=False)
+        self.tokenizer = AutoTokenizer.from_pretrained(str(self.base.folder))
+        self.batch_size = batch_size(self.config, self.base.precision)
+        self.check()
+
+    def _heard(self, first: float, last: float, what: str) -> Callable[[float], None]:
+        """What is told the share that is done of a part of the work, itself from `first` to `last` of the whole."""
+
+        def heard(share: float) -> None:
+            self.check()
+            self._progress(first + share * (last - first), what)
+
+        return heard
+
+    def _ask(
+        self, asked: Sequence[Asked], ask: Callable[[Asked, Heard], Answers], first: float, last: float
+    ) -> dict[str, Answers]:
+        """What `ask` gives for each set; one that cannot be asked is told in `unavailable`."""
+        found: dict[str, Answers] = {}
+        total, done = sum(one.items for one in asked), 0
+        for one in asked:
+            start, end = (first + (last - first) * count / total for count in (done, done + one.items))
+            who = "the base" if ask == self._ask_base else "the run"
+            try:
+                found[one.name] = ask(
+                    one, self._heard(start, end, f"asking {who} {one.items:,} questions ({one.name})")
+                )
+            except Unavailable as problem:
+                self.unavailable[one.name] = str(problem)
+            done += one.items
+        return found
+
+    def _ask_base(self, one: Asked, heard: Heard) -> Answers:
+        from mixcpt.teacher import teacher_mode
+
+        kept = self._kept(f"{one.kind} {one.fingerprint} lm-eval {version('lm_eval')}")
+        if kept.exists():
+            return Score.from_json({**read_json(kept), "task": one.name}), one.questions
+        with teacher_mode(self.model):
+            score, questions = answered(self.model, self.tokenizer, one, self.batch_size, heard)
+        write_json(kept, asdict(score))
+        return score, questions
+
+    def _ask_run(self, one: Asked, heard: Heard) -> Answers:
+        from mixcpt.teacher import evaluating
+
+        with evaluating(self.model):
+            return answered(self.model, self.tokenizer, one, self.batch_size, heard)
+
+    def _kept(self, asked: str) -> Path:
+        """Where the base's answers to something lie. The batch size is no part of it, for it does not matter."""
+        key = json.dumps([self.base.fingerprint, self.base.device, self.base.precision, asked])
+        folder = self.workspace.root / "evaluations"
+        folder.mkdir(exist_ok=True)
+        return folder / f"base-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+
+    def _exams(self) -> dict[str, "Exam"]:
+        """Per template the prompts that are answered in it."""
+        from mixcpt.format import Exam
+
+        exams: dict[str, Exam] = {}
+        if not self.config.format_items:
+            return exams
+        for name in self.config.format_templates or [OWN]:
+            template = choose_template(self.base.folder, None if name == OWN else name, self.run.adapter)
+            if template is None:
+                self.unavailable[f"{FORMAT} {name}"] = (
+                    f"{self.run.config.model.name} has no chat template of its own, so the format of its answers was "
+                    f"not measured: name templates in format_templates, of {', '.join(NAMED)}."
+                )
+                continue
+            corpus = open_source(self.workspace, self.config.format_source, template.tokenizer)
+            try:
+                exams[name] = Exam(
+                    corpus, template, self.base.folder, self.config.format_items, self.config.format_tokens
+                )
+            except BadInput as problem:
+                self.unavailable[f"{FORMAT} {name}"] = str(problem)
+        return exams
+
+    def _examine(self, name: str, exam: "Exam") -> tuple[dict[str, Any], list[Answered]]:
+        """What is counted of both sides' answers to an exam, and the answers."""
+        from mixcpt.format import Side, compared
+        from mixcpt.teacher import evaluating, teacher_mode
+
+        kept, count = self._kept(f"{FORMAT} {exam.fingerprint}"), len(exam.prompts)
+        if not kept.exists():
+            with teacher_mode(self.model):
+                heard = self._heard(0.75, 0.87, f"the base answers {count} prompts (template {name})")
+                write_json(kept, asdict(exam.put_to(self.model, self.head, self.batch_size, heard)))
+        base = Side.from_json(read_json(kept))
+        with evaluating(self.model):
+            heard = self._heard(0.87, 1.0, f"the run answers {count} prompts (template {name})")
+            final = exam.put_to(self.model, self.head, self.batch_size, heard)
+        counted = {
+            "base": base.summary(),
+            "final": final.summary(),
+            "gain": compared(base, final),
+            "source": self.config.format_source,
+            "tokens": exam.tokens,
+            "fingerprint": exam.fingerprint,
+        }
+        return counted, [
+            Answered(
+                question=prompt.question,
+                choices=[],
+                right=[prompt.reference],
+                base=before.text,
+                final=after.text,
+                base_right=float(before.well_formed),
+                final_right=float(after.well_formed),
+            )
+            for prompt, before, after in zip(exam.prompts, base.answers, final.answers, strict=True)
+        ]
+
+    def _how(self) -> dict[str, Any]:
+        """When and how something was asked."""
+        return {
+            "finished": now(),
+            "precision": self.base.precision,
+            "device": self.base.device,
+            "batch_size": self.batch_size,
+        }
+
+    def _keep(
+        self,
+        asked: Sequence[Asked],
+        base: dict[str, Answers],
+        final: dict[str, Answers],
+        formats: dict[str, list[Answered]],
+    ) -> None:
+        """The tasks and the answers, beside the results."""
+        folder = self.run.folder / "tasks"
+        write_tasks(self.sets, folder)
+        path = folder / SAMPLES
+        chosen: dict[str, list[int]] = read_json(path) if path.exists() else {}
+        chosen = {name: indices for name, indices in chosen.items() if name not in {one.name for one in asked}}
+        chosen |= {one.name: one.chosen for one in asked if one.chosen is not None}
+        path.unlink(missing_ok=True)
+        if chosen:
+            write_json(path, chosen)
+        for one in asked:
+            answers.write(self.run, one.name, _side_by_side(base[one.name][0], *final[one.name]))
+        for name, rows in formats.items():
+            answers.write(self.run, f"{FORMAT}.{name}", rows)
+
+    def _merged(
+        self,
+        asked: Sequence[Asked],
+        base: dict[str, Answers],
+        final: dict[str, Answers],
+        formats: dict[str, dict[str, Any]],
+    ) -> dict[str, Any]:
+        """The section as it was, with what was asked now in its place."""
+        before: dict[str, Any] = self.run.results().get("evaluation", {})
+        how = {
+            "finished": now(),
+            "precision": self.base.precision,
+            "device": self.base.device,
+            "batch_size": self.batch_size,
+        }
+        new: dict[str, dict[str, Any]] = {
+            "base": {one.name: base[one.name][0].kept() for one in asked},
+            "final": {one.name: final[one.name][0].kept() for one in asked},
+            "gain": {one.name: _gain(one, base[one.name][0], final[one.name][0]) for one in asked},
+            "asked": {one.name: {**how, **one.facts(), "lm_eval": version("lm_eval")} for one in asked},
+            FORMAT: {name: {**counted, **how} for name, counted in formats.items()},
+        }
+        found = {part: {**before.get(part, {}), **values} for part, values in new.items()}
+        unavailable = self._still_unavailable(before.get("unavailable", {}), new["asked"], formats)
+        commands = lm_eval_commands(self.workspace, self.run, found["asked"])
+        whole = {"finished": how["finished"], "precision": how["precision"], **found}
+        return {**whole, "unavailable": unavailable, "commands": commands}
+
+    def _still_unavailable(
+        self, before: dict[str, str], asked: Collection[str], formats: Collection[str]
+    ) -> dict[str, str]:
+        had = {*asked, *(f"{FORMAT} {name}" for name in formats)}
+        return {name: why for name, why in {**before, **self.unavailable}.items() if name not in had}
+
+
+def _gain(one: Asked, base: Score, final: Score) -> dict[str, Any]:
+    subjects = about(one.questions) if one.questions else None
+    return {
+        "difference": final.accuracy - base.accuracy,
+        "interval": paired_interval(base.correct, final.correct, subjects),
     }
-    run.write_results("evaluation", results)
-    return results
 
 
-def _base_answers(
-    workspace: Workspace,
-    fingerprint: str,
-    device: str,
-    precision: str,
-    sets: dict[str, list[Question]],
-    batch_size: int,
-) -> Path:
-    asked = json.dumps([fingerprint, device, precision, sets, batch_size, version("lm_eval")], sort_keys=True)
-    return workspace.root / "evaluations" / f"base-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
-
-
-def run_job(context: Any) -> str:
-    """The `evaluate` job: its run's questions."""
-    from mixcpt.runs import Runs
-
-    results = evaluate(
-        context.workspace, Runs(context.workspace).get(context.job.run), progress=context.progress, check=context.check
-    )
-    parts = [
-        f"{task} {results['base'][task]['accuracy']:.0%} → {score['accuracy']:.0%}"
-        for task, score in results["final"].items()
+def _side_by_side(base: Score, final: Score, questions: Sequence[Question]) -> list[Answered]:
+    return [
+        Answered(
+            question=question["question"],
+            choices=question.get("choices", []),
+            right=_right(question),
+            base=_in_words(question, before),
+            final=_in_words(question, after),
+            base_right=was_right,
+            final_right=is_right,
+        )
+        for question, before, after, was_right, is_right in zip(
+            questions, base.given, final.given, base.correct, final.correct, strict=True
+        )
     ]
-    return "; ".join(parts)
+
+
+def _right(question: Question) -> list[str]:
+    """All texts that are right, as a page shows them."""
+    if "answers" in question:
+        return list(question["answers"])
+    answer = question["answer"]
+    return [question["choices"][answer] if isinstance(answer, int) else str(answer)]
+
+
+def _in_words(question: Question, given: Any) -> str:
+    return str(question["choices"][given] if isinstance(given, int) and "choices" in question else given)
+
+
+def run_job(context: "JobContext") -> str:
+    """The `evaluate` job: its run's questions. The payload may say what is asked instead of what the run is configured
+    for: fields of an `EvaluationConfig`."""
+    run = Runs(context.workspace).get(context.job.run or "")
+    config = override(run.config.evaluation, context.job.payload)
+    results = evaluate(context.workspace, run, config, progress=context.progress, check=context.check)
+    return "; ".join([*scores_in_short(results, results["finished"]), *refusals(results, config).values()])
+
+
+def refusals(results: dict[str, Any], config: EvaluationConfig) -> dict[str, str]:
+    """Of what was asked just now, what could not be had, and why."""
+    wanted = {*official.tasks(config.tasks), *(f"{FORMAT} {name}" for name in config.format_templates or [OWN])}
+    return {name: why for name, why in results.get("unavailable", {}).items() if name in wanted}
+
+
+def scores_in_short(results: dict[str, Any], finished: str) -> list[str]:
+    """What came out of the asking that ended at this time, set by set."""
+    asked = [task for task, how in results["asked"].items() if how["finished"] == finished]
+    shares = {task: [results[side][task]["accuracy"] for side in ("base", "final")] for task in asked}
+    for name, one in results[FORMAT].items():
+        if one["finished"] == finished:
+            shares[f"well formed ({name})"] = [one[side]["well_formed"]["share"] for side in ("base", "final")]
+    return [f"{what} {before:.0%} → {after:.0%}" for what, (before, after) in shares.items()]

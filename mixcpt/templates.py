@@ -236,6 +236,15 @@ class ChatTemplate:
             ids += [*(self._text(_spaces(pieces[number - 1]) + piece) if number % 2 else self._scaffold(piece, last))]
         return np.array(ids, dtype=np.int32)
 
+    def between_turns(self) -> list[str]:
+        """What the template writes after a question and after an answer: its role headers and turn marks as text.
+
+        Raises:
+            BadInput: the template does not take two questions and answers.
+        """
+        turns = [Message(role, text) for text in ("one", "two") for role in ("user", "assistant")]
+        return self._pieces(turns)[2::2]
+
     def _encoded(self, messages: Sequence[Message], pieces: list[str], inserted: str) -> Rendered:
         ids: list[int] = []
         spans: list[Span] = []
@@ -257,7 +266,7 @@ class ChatTemplate:
         """The tokens that end an answer: from its text to the first special token of what follows. Where nothing that
         follows is special, the end token of the tokenizer stands in for it after the last answer."""
         ids = self._scaffold(after, keep_spaces=True)
-        marks = np.flatnonzero(np.isin(ids, self._special_ids))
+        marks = np.flatnonzero(np.isin(ids, self.special_ids))
         if len(marks):
             return ids[: marks[0] + 1]
         return np.append(self._scaffold(after.rstrip(), True), self.tokenizer.eos_id) if last else ids[:0]
@@ -314,7 +323,8 @@ class ChatTemplate:
         return _clean(tokenizer)
 
     @cached_property
-    def _special_ids(self) -> list[int]:
+    def special_ids(self) -> list[int]:
+        """Tokens that mark something and say nothing: the tokenizer's special ones, and the template's own marks."""
         return [
             id
             for id, token in self._marks.get_added_tokens_decoder().items()

@@ -1,0 +1,103 @@
+"""lm-eval's own tasks by name, as in `lm-eval:arc_easy`.
+
+Their names are read from the files that come with lm-eval, in less than a second and without torch, so a typo is found
+when it is typed; lm-eval's own index takes ten. Their questions come from the Hugging Face hub when they are asked.
+What this gives up: lm-eval's groups, for a group is no one score, and tasks that run code a model has written.
+"""
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixcpt.errors import BadInput, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
+PREFIX = "lm-eval:"
+_NAMED = re.compile(
+    r"""^["']?(task|group)["']?[ \t]*:[ \t]*(?:"([^"\n]+)"|'([^'\n]+)'|([^\s"'#\[{|>&*!][^\n#]*?))[ \t\r]*(?:\#.*)?$""",
+    re.MULTILINE,
+)
+
+
+@cache
+def _index() -> tuple[dict[str, Path], frozenset[str]]:
+    """The YAML file of each task of the installed lm-eval, and the names of its groups."""
+    tasks: dict[str, Path] = {}
+    groups: set[str] = set()
+    found = importlib.util.find_spec("lm_eval")
+    for place in found.submodule_search_locations or [] if found else []:
+        for path in sorted(Path(place, "tasks").rglob("*.yaml")):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            named = {match[1]: match[2] or match[3] or match[4] for match in _NAMED.finditer(text)}
+            if "task" in named:
+                tasks.setdefault(named["task"], path)
+            elif "group" in named:
+                groups.add(named["group"])
+    return tasks, frozenset(groups)
+
+
+def names() -> list[str]:
+    """Every task that the installed lm-eval knows."""
+    return sorted(_index()[0])
+
+
+def tasks(entries: Sequence[str]) -> list[str]:
+    """The names of lm-eval's tasks among the entries of `evaluation.tasks`, each once.
+
+    Raises:
+        NotFound: lm-eval has no such task; the nearest are named. BadInput: it is a group.
+    """
+    wanted = dict.fromkeys(entry.removeprefix(PREFIX) for entry in entries if entry.startswith(PREFIX))
+    for name in wanted:
+        _require(name)
+    return list(wanted)
+
+
+def _require(name: str) -> None:
+    known, groups = _index()
+    if name in known:
+        return
+    if name in groups:
+        some = [task for task in known if task.startswith(f"{name}_")][:2]
+        example = f"one of its tasks, for example {' or '.join(PREFIX + task for task in some)}" if some else "a task"
+        raise BadInput(f"{PREFIX}{name} is a group of lm-eval's tasks, which has no one score: name {example}.")
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(PREFIX + task for task in near)}?" if near else "`lm_eval ls tasks` lists them."
+    raise NotFound(f"lm-eval has no task {name!r}: {hint}")
+
+
+def load(name: str) -> "Task":
+    """The task by lm-eval's own TaskManager, its questions loaded from the hub or from what was kept of it.
+
+    Raises:
+        Unavailable: its questions cannot be had, or it cannot be asked here.
+    """
+    from lm_eval.tasks import TaskManager
+
+    path = _index()[0][name]
+    manager = TaskManager(include_path=str(path.parent), include_defaults=False)
+    try:
+        task: Task = manager.load([name])["tasks"][name]
+    except Exception as error:  # each task brings code of its own, so anything may come out of it
+        raise Unavailable(_why(name, path, error)) from error
+    if getattr(task, "UNSAFE_CODE", False):
+        raise Unavailable(f"{PREFIX}{name} runs code that a model has written, which is not done here: leave it out.")
+    return task
+
+
+def _why(name: str, path: Path, error: Exception) -> str:
+    source = re.search(r"^dataset_path:[ \t]*(\S+)", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    data = f"the data set {source[1]}" if source else "its data set"
+    reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+    if isinstance(error, OSError):  # so are all errors of connections, and of a hub that is switched off
+        return (
+            f"{PREFIX}{name} could not be asked, because {data} could not be had from the Hugging Face hub ({reason}): "
+            "ask again where the hub can be reached, or leave it out."
+        )
+    return f"{PREFIX}{name} could not be asked, because {data} could not be read ({reason}): leave it out."

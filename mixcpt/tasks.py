@@ -1,0 +1,145 @@
+"""A run's question sets as a folder of lm-eval tasks, and the plain `lm_eval` command that asks them.
+
+Each set is TASK.yaml beside TASK.jsonl; `matching.py` beside them reads the questions and compares open answers. No
+path is written into any file, so the folder may be moved, and `lm_eval --include_path FOLDER` finds all it needs.
+"""
+
+import json
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mixcpt import matching
+from mixcpt.errors import BadInput
+from mixcpt.modelstore import find_folder
+from mixcpt.questions import Question, is_open
+from mixcpt.runs import Run
+from mixcpt.workspace import Workspace, building, write_atomic
+
+PREFIX = "mixcpt_"
+ANSWER_TOKENS = 32
+"""What an open answer may take at most."""
+SAMPLES = "samples.json"
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "nf4": "bfloat16"}
+NF4_NOTE = (
+    "In 4 bits the plain command cannot hold the base as this run did, for lm-eval passes no such setting on: it asks "
+    "the base in bf16 instead, so expect other numbers by what the 4 bits change."
+)
+_README = """# Questions as lm-eval tasks
+
+{sets}
+
+Ask them with lm-eval, here with the adapter that `mixcpt export RUN --to adapter my-adapter` wrote:
+
+    lm_eval --model hf --model_args pretrained={model},peft=my-adapter,dtype={dtype} \\
+        --include_path . --tasks {tasks} --batch_size {batch}
+
+Nothing here names a path: the folder may be moved. `matching.py` is run by lm-eval: it reads the questions and compares
+open answers.
+"""
+
+
+def write_tasks(sets: Mapping[str, Sequence[Question]], folder: Path) -> None:
+    """Put each set into `folder` as `TASK.yaml` and `TASK.jsonl`, as lm-eval reads them; other sets there stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "matching.py", Path(matching.__file__).read_text(encoding="utf-8"))
+    for task, questions in sets.items():
+        kept = ("question", "answers") if is_open(questions) else ("question", "choices", "answer")
+        lines = [json.dumps({key: question[key] for key in kept}) for question in questions]
+        write_atomic(folder / f"{task}.jsonl", "\n".join(lines) + "\n")
+        write_atomic(folder / f"{task}.yaml", _definition(task, is_open(questions)))
+
+
+def _definition(task: str, open: bool) -> str:
+    """Texts are named as columns: lm-eval makes a number of a template that renders to digits only ("1984")."""
+    common: dict[str, Any] = {"task": f"{PREFIX}{task}", "dataset_kwargs": {"file": f"{task}.jsonl"}}
+    common |= {"test_split": "test"}
+    choice = {
+        "output_type": "multiple_choice",
+        "doc_to_text": "question",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "target_delimiter": " ",
+        "metric_list": [_mean("acc")],
+    }
+    written = {
+        "output_type": "generate_until",
+        "doc_to_text": "Question: {{question}}\nAnswer:",
+        "doc_to_target": "answers",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": ANSWER_TOKENS, "do_sample": False},
+        "metric_list": [_mean("contains"), _mean("exact")],
+    }
+    text = yaml.safe_dump(common | (written if open else choice), sort_keys=False)
+    functions = {"custom_dataset": "load"} | ({"process_results": "score"} if open else {})
+    return text + "".join(f"{key}: !function matching.{name}\n" for key, name in functions.items())
+
+
+def _mean(metric: str) -> dict[str, Any]:
+    return {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+
+
+def export_tasks(run: Run, folder: Path) -> Path:
+    """Copy what a run was asked into a new folder that the plain `lm_eval` command takes anywhere.
+
+    Raises:
+        BadInput: `folder` is there already, or the run was asked nothing of ours yet.
+    """
+    if folder.exists():
+        raise BadInput(f"{folder} is there already: name a folder that does not exist yet.")
+    kept = run.folder / "tasks"
+    files = sorted(kept.glob("*.jsonl"))
+    if not files:
+        raise BadInput(f"Run {run.id} was asked no questions yet: ask some with `mixcpt evaluate {run.id}`.")
+    sets = {file.stem: [json.loads(line) for line in file.read_text("utf-8").split("\n") if line] for file in files}
+    asked = _asked(run).get(next(iter(sets)), {})
+    with building(folder) as unfinished:
+        write_tasks(sets, unfinished)
+        if (kept / SAMPLES).exists():
+            write_atomic(unfinished / SAMPLES, (kept / SAMPLES).read_text("utf-8"))
+        text = _README.format(
+            sets="\n".join(f"- `{PREFIX}{task}`: {len(questions)} questions" for task, questions in sets.items()),
+            tasks=",".join(PREFIX + task for task in sets),
+            model=run.config.model.name,
+            dtype=_DTYPES[asked.get("precision", "fp32")],
+            batch=asked.get("batch_size", 1),
+        )
+        write_atomic(unfinished / "README.md", text)
+    return folder
+
+
+def _asked(run: Run) -> dict[str, dict[str, Any]]:
+    asked: dict[str, dict[str, Any]] = run.results().get("evaluation", {}).get("asked", {})
+    return asked
+
+
+def lm_eval_commands(workspace: Workspace, run: Run, asked: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
+    """The plain `lm_eval` commands that ask a run's adapter what it was asked and give the same numbers, one for each
+    precision, device and batch size that was used. In 4 bits the numbers are others: see `NF4_NOTE`.
+
+    Args:
+        asked: how each set was asked, `asked` of the run's evaluation; read from the run when it is not given.
+    """
+    model = find_folder(workspace, run.config.model.name)
+    groups: dict[tuple[str, str, int], list[str]] = defaultdict(list)
+    for task, how in (_asked(run) if asked is None else asked).items():
+        name = task if how["kind"] == "official" else PREFIX + task
+        groups[how["precision"], how["device"], how["batch_size"]].append(name)
+    return [
+        _command(run, str(model or run.config.model.name), precision, device, batch, names)
+        for (precision, device, batch), names in groups.items()
+    ]
+
+
+def _command(run: Run, model: str, precision: str, device: str, batch: int, names: Iterable[str]) -> str:
+    folder = run.folder / "tasks"
+    arguments = {"pretrained": model, "peft": str(run.adapter), "dtype": _DTYPES[precision]}
+    words = ["lm_eval", "--model", "hf", "--model_args", json.dumps(arguments)]  # JSON, for a path may hold , and =
+    words += ["--tasks", ",".join(names), "--include_path", str(folder)]
+    if (folder / SAMPLES).exists():
+        words += ["--samples", str(folder / SAMPLES)]
+    words += ["--batch_size", str(batch), "--device", device]
+    return shlex.join(words)
