@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import drafting, panels, runs_list, show, state
+from app import drafting, export_view, panels, runs_list, show, state
 from app.panels import MOVING, RUNS
 from app.pins import pin_button
 from app.words import ago, plain, printable, size
@@ -193,8 +193,8 @@ def _guess(run: Run) -> None:
 
 
 def _views(now: RunSummary, run: Run) -> None:
-    names = ["Curves", "What it read", "Questions", "Settings", "Log", "Files"]
-    curves, read, questions, settings, log, files = st.tabs(
+    names = ["Curves", "What it read", "Questions", "Export", "Settings", "Log", "Files"]
+    curves, read, questions, export, settings, log, files = st.tabs(
         names, key="runs_view", on_change="rerun", bind="query-params"
     )
     if curves.open:
@@ -206,6 +206,9 @@ def _views(now: RunSummary, run: Run) -> None:
     if questions.open:
         with questions:
             _questions(run)
+    if export.open:
+        with export:
+            export_view.export(run)
     if settings.open:
         with settings:
             _settings(run)
@@ -214,7 +217,7 @@ def _views(now: RunSummary, run: Run) -> None:
             panels.log_panel(now)
     if files.open:
         with files:
-            _files(now, run)
+            _files(run)
 
 
 def _what_it_read(run: Run) -> None:
@@ -315,14 +318,9 @@ def _settings(run: Run) -> None:
     st.code(printable(to_yaml(stage)), language="yaml", height=420)
 
 
-def _files(now: RunSummary, run: Run) -> None:
+def _files(run: Run) -> None:
     st.markdown("This run lies on disk in")
     st.code(printable(str(run.folder)), language=None)
-    if (run.adapter / "adapter_model.safetensors").is_file():
-        st.markdown("Its adapter works with any program that reads PEFT adapters. In a terminal:")
-        st.code(f"mixcpt export {run.id} --to adapter my-adapter", language="bash")
-    else:
-        st.caption("There is no adapter here" + (": recorded runs come without." if now.recorded else " yet."))
     with st.container(horizontal=True):
         for name, mime in (
             ("config.yaml", "application/yaml"),

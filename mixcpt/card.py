@@ -7,7 +7,7 @@ gives up: anything that nobody measured; it then says so instead.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -37,30 +37,38 @@ def model_card(workspace: Workspace, run: Run, to: str) -> str:
     Raises:
         Damaged: files of a run of its chain cannot be read.
     """
-    return _Card(workspace, run, merged=to == "merged").text()
+    card = _Card(workspace, run, to == "merged", plain)
+    return f"{card.front_matter()}\n\n{card.text()}\n"
+
+
+def card_to_show(workspace: Workspace, run: Run, to: str, escaped: Callable[[str], str]) -> str:
+    """As `model_card`, for a page: without the front matter, its headings two levels deeper, and what users wrote as
+    `escaped` makes it. Raises as `model_card`."""
+    text = _Card(workspace, run, to == "merged", escaped).text()
+    return re.sub(r"^(?=#+ )", "##", text, flags=re.MULTILINE)
 
 
 class _Card:
-    def __init__(self, workspace: Workspace, run: Run, merged: bool):
-        self.workspace, self.run, self.merged = workspace, run, merged
+    def __init__(self, workspace: Workspace, run: Run, merged: bool, escaped: Callable[[str], str]):
+        self.workspace, self.run, self.merged, self.plain = workspace, run, merged, escaped
         self.config: AnyStage = run.config
         self.base = origin(workspace, self.config.model.name)
         self.chain, self.lost = facts.chain(workspace, run)
         self.manifests = {name: facts.manifest(workspace, name) for name in facts.sources(self.chain)}
         self.quantised = any(results.get("precision") == "nf4" for results in self._trainings())
-        self.field = ", ".join(map(plain, self.config.mixture.domain_sources()))
+        self.field = ", ".join(map(self.plain, self.config.mixture.domain_sources()))
 
     def text(self) -> str:
-        parts = [self._front_matter(), f"# {plain(self.run.title)}", *self._what_it_is(), *self._base()]
+        parts = [f"# {self.plain(self.run.title)}", *self._what_it_is(), *self._base()]
         parts += [*self._stages(), *self._data(), *self._results(), *self._loading(), *self._limits()]
-        return "\n\n".join([*parts, *self._versions()]) + "\n"
+        return "\n\n".join([*parts, *self._versions()])
 
     def _trainings(self) -> list[dict[str, Any]]:
         return [results for run in self.chain if (results := run.results().get("training"))]
 
     # What it is
 
-    def _front_matter(self) -> str:
+    def front_matter(self) -> str:
         values: dict[str, Any] = {"license": self.base.licence_id}
         if self.base.licence_id == "other":
             values["license_name"] = self.base.licence
@@ -85,22 +93,22 @@ class _Card:
             f"{self.field or 'none was marked'}. What was gained there and what was forgotten in general were measured "
             "side by side; both are told below."
         )
-        told = [("Run", f"{plain(self.run.id)}, experiment {plain(self.run.info.experiment)}")]
+        told = [("Run", f"{self.plain(self.run.id)}, experiment {self.plain(self.run.info.experiment)}")]
         if tags := self.run.labels.tags:
-            told.append(("Tags", ", ".join(map(plain, tags))))
+            told.append(("Tags", ", ".join(map(self.plain, tags))))
         if trained := self.run.results().get("training"):
             share = f"{trained['trainable_parameters']:,} of {trained['total_parameters']:,}"
             told.append(("Trained parameters", f"{share}; those of the base never changed"))
         yield _list(told)
 
     def _base_name(self) -> str:
-        return f"[{plain(self.base.name)}](<{self.base.link}>)" if self.base.link else plain(self.base.name)
+        return f"[{self.plain(self.base.name)}](<{self.base.link}>)" if self.base.link else self.plain(self.base.name)
 
     def _base(self) -> Iterator[str]:
         base = self.base
         yield "## Base model and licence"
         told = [("Base", self._base_name())]
-        told.append(("Its licence", plain(base.licence) if base.licence else "not known here: see the base model"))
+        told.append(("Its licence", self.plain(base.licence) if base.licence else "not known here: see the base model"))
         if base.revision:
             told.append(("Revision", base.revision))
         yield _list(told)
@@ -117,14 +125,14 @@ class _Card:
 
     def _other_weights(self) -> str:
         there = (
-            "This folder holds the weights that were measured."
+            "This folder holds those that were trained on, with the adapter added."
             if self.merged
             else "On the hub's weights this adapter works too, but its scores there were not measured; the merged "
-            "export of the same run holds the weights that were."
+            "export of the same run holds the weights that were trained on."
         )
         return (
-            f"The weights that were trained on came from {plain(self.base.package)}, which keeps them as GGUF in about "
-            f"4 bits ({plain(self.base.quantised)}), so they differ a little from those on the hub. {there}"
+            f"The weights that were trained on came from {self.plain(self.base.package)}, which keeps them as GGUF in "
+            f"about 4 bits ({self.plain(self.base.quantised)}), so they differ a little from those on the hub. {there}"
         )
 
     # How it was made
@@ -132,19 +140,19 @@ class _Card:
     def _stages(self) -> Iterator[str]:
         yield "## How it was made"
         if self.lost:
-            yield f"It goes on from run {plain(self.lost)}, which was deleted and so cannot be told of."
+            yield f"It goes on from run {self.plain(self.lost)}, which was deleted and so cannot be told of."
         if len(self.chain) > 1:
             yield "One adapter was trained through all stages; each went on where the one before it had ended."
         for number, run in enumerate(self.chain, 1):
             config = run.config
             yield f"### {number}. {facts.STAGE_TITLES[config.stage]}"
-            yield _list((name, plain(value)) for name, value in facts.training(self.workspace, run))
+            yield _list((name, self.plain(value)) for name, value in facts.training(self.workspace, run))
             if isinstance(config, Stage):
-                yield _table(mixture_table(config.mixture, realised(run)))
+                yield self._table(mixture_table(config.mixture, realised(run)))
 
     def _data(self) -> Iterator[str]:
         yield "## Data"
-        yield _table([facts.DATA, *(facts.data(name, manifest) for name, manifest in self.manifests.items())])
+        yield self._table([facts.DATA, *(facts.data(name, manifest) for name, manifest in self.manifests.items())])
         yield (
             "Documents and tokens are those of the whole source; what is held out is never trained on. The fingerprint "
             "changes with any text of the source."
@@ -162,7 +170,7 @@ class _Card:
             "Bits per byte are the bits that a model needs for a byte of held-out text: fewer are better. The base was "
             f"measured on the same text in the same numbers ({facts.computed(self._trainings()[-1])})."
         )
-        yield _table([facts.MEASURED, *lines])
+        yield self._table([facts.MEASURED, *lines])
         yield self._measured_on()
         yield from self._questions()
         if self.quantised:
@@ -173,7 +181,7 @@ class _Card:
         part = "held-out text" if measures.on == "heldout" else "training documents that this run left out"
         return (
             f"Field: {measures.domain_tokens:,} tokens of its {part}. General text: {measures.general_tokens:,} tokens "
-            f"held out of {plain(measures.general)}. KL: nats per token between base and model on "
+            f"held out of {self.plain(measures.general)}. KL: nats per token between base and model on "
             f"{measures.prompt_tokens:,} tokens of general instructions. *Gain* is positive where the field got "
             "better, *forgetting* where general text got worse."
         )
@@ -187,7 +195,7 @@ class _Card:
             "Questions by lm-eval: percent of right answers with 95 % intervals over the questions. *Guessing* is what "
             "blind choice would score, *always the same* what the most frequent place of the answer would."
         )
-        yield _table([facts.ASKED, *lines])
+        yield self._table([facts.ASKED, *lines])
 
     def _other_numbers(self) -> str:
         then = (
@@ -246,6 +254,9 @@ class _Card:
         found = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
         yield f"Written by mixcpt {__version__} beside {found}."
 
+    def _table(self, lines: Iterable[Line]) -> str:
+        return as_table([self.plain(cell) for cell in line] for line in lines)
+
 
 def plain(text: str) -> str:
     """`text` as Markdown that shows it as it is; the card is read unrendered too, so only what must be is escaped."""
@@ -255,10 +266,6 @@ def plain(text: str) -> str:
 def _list(told: Iterable[Fact]) -> str:
     """Facts whose values are Markdown already."""
     return "\n".join(f"- **{name}:** {value}" for name, value in told)
-
-
-def _table(lines: Iterable[Line]) -> str:
-    return as_table([plain(cell) for cell in line] for line in lines)
 
 
 def _code(lines: str) -> str:

@@ -145,6 +145,8 @@ def _write_merged(run: Run, base: Path, folder: Path, progress: Progress, stop: 
     model = merge(base, run.adapter, added)
     progress(0.6, "writing the weights")
     model.save_pretrained(folder, max_shard_size=_SHARD)
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)  # they are written for nobody else to read
     write_json(folder / "generation_config.json", generation_config(base, run.adapter))
 
 

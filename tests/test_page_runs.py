@@ -108,7 +108,7 @@ def test_an_unknown_run_is_one_sentence_and_a_way_back(studio: Workspace) -> Non
     assert "run" not in app.query_params and "No runs yet" in texts(app)
 
 
-@pytest.mark.parametrize("view", ["Curves", "What it read", "Questions", "Settings", "Log", "Files"])
+@pytest.mark.parametrize("view", ["Curves", "What it read", "Questions", "Export", "Settings", "Log", "Files"])
 @pytest.mark.parametrize("state", ["queued", "running", "done", "failed", "cancelled", "paused"])
 def test_every_view_of_every_state_opens(studio: Workspace, view: str, state: str) -> None:
     run = made_run(studio, state=state, name=NASTY, message=NASTY)
