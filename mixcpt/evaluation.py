@@ -343,10 +343,10 @@ def _in_words(question: Question, given: Any) -> str:
 
 
 def run_job(context: "JobContext") -> str:
-    """The `evaluate` job: its run's questions. The payload may say what is asked instead of what the run is configured
-    for: fields of an `EvaluationConfig`."""
+    """The `evaluate` job: its run's questions. `ask` of the payload may say what is asked instead of what the run is
+    configured for: fields of an `EvaluationConfig`."""
     run = Runs(context.workspace).get(context.job.run or "")
-    config = override(run.config.evaluation, context.job.payload)
+    config = override(run.config.evaluation, context.job.payload.get("ask", {}))
     results = evaluate(context.workspace, run, config, progress=context.progress, check=context.check)
     return "; ".join([*scores_in_short(results, results["finished"]), *refusals(results, config).values()])
 

@@ -154,10 +154,16 @@ def find_id(wanted: str, ids: Sequence[str], what: str) -> str:
     raise NotFound(f"There is no {what} {wanted!r}: {hint}")
 
 
+def is_part_of_run(job: Job) -> bool:
+    """Whether a run is not done without this job. Exports, and questions that are asked later on (their payload says
+    what to `ask`), only read a run that is done."""
+    return job.run is not None and job.kind != "export" and not (job.kind == "evaluate" and "ask" in job.payload)
+
+
 def telling(jobs: Iterable[tuple[Job, Status]]) -> tuple[Job, Status] | None:
     """Of the jobs of one run, oldest first, the one that tells how the run stands: the first, of the latest of each
-    kind, that is not done; else the last. Exports do not count: they read a run, but are no part of it."""
-    latest = {job.kind: (job, status) for job, status in jobs if job.kind != "export"}
+    kind, that is not done; else the last. What is no part of the run does not count."""
+    latest = {job.kind: (job, status) for job, status in jobs if is_part_of_run(job)}
     ordered = sorted(latest.values(), key=lambda look: look[0].created)
     return next((look for look in ordered if look[1].state != "done"), ordered[-1] if ordered else None)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mixcpt.errors import MixcptError
-from mixcpt.jobs import ACCELERATOR_KINDS, Job, Jobs, Status, telling
+from mixcpt.jobs import ACCELERATOR_KINDS, Job, Jobs, Status, is_part_of_run, telling
 from mixcpt.processes import lease_holder
 from mixcpt.progress import progress
 from mixcpt.runs import Run
@@ -18,7 +18,8 @@ class QueueItem:
     """Something that runs or waits: of a run, the job at which it stands; `then` are the kinds of work that follow it.
     `run` is None where the job has none, or one that is gone.
 
-    `seconds_left` is known while a run is being trained. `stopping`: it was asked to cancel or pause and has not yet.
+    `stage` is that of the run, empty for a job of none. `seconds_left` is known while a run is being trained.
+    `stopping`: it was asked to cancel or pause and has not yet.
     """
 
     job: Job
@@ -28,6 +29,7 @@ class QueueItem:
     then: tuple[str, ...] = ()
     seconds_left: float | None = None
     stopping: bool = False
+    stage: str = ""
 
 
 def queue(workspace: Workspace) -> list[QueueItem]:
@@ -37,7 +39,7 @@ def queue(workspace: Workspace) -> list[QueueItem]:
     items = []
     for owner in busy:
         mine = [look for look in looks if _whose(look[0]) == owner]
-        found = telling(mine) or mine[-1]  # an export tells nothing about its run
+        found = telling(mine) or mine[-1]  # what is no part of a run tells nothing about it
         if found[1].state in ("queued", "running"):  # what waits for a paused job is at rest as well
             items.append(_item(workspace, found, mine))
     return sorted(items, key=lambda item: (item.status.state == "queued", item.job.created))
@@ -78,7 +80,7 @@ def in_words(workspace: Workspace, job: Job) -> str:
 
 
 def _whose(job: Job) -> str:
-    return job.run if job.run and job.kind != "export" else job.id
+    return str(job.run) if is_part_of_run(job) else job.id
 
 
 def _item(workspace: Workspace, found: Look, mine: Iterable[Look]) -> QueueItem:
@@ -87,7 +89,8 @@ def _item(workspace: Workspace, found: Look, mine: Iterable[Look]) -> QueueItem:
     run = _run(workspace, job)
     stopping = status.state == "running" and job.requested() is not None
     left = _left(run) if run and job.kind == "train" and status.state == "running" else None
-    return QueueItem(job, status, _title(run) if run else job.label or job.kind, run, then, left, stopping)
+    title, stage = (_title(run), _stage(run)) if run else (job.label or job.kind, "")
+    return QueueItem(job, status, title, run, then, left, stopping, stage)
 
 
 def taken(words: str) -> str:
@@ -105,6 +108,13 @@ def _title(run: Run) -> str:
         return run.title
     except (MixcptError, KeyError, TypeError):  # its run.json or labels.json is damaged: it can still be cancelled
         return run.id
+
+
+def _stage(run: Run) -> str:
+    try:
+        return run.info.stage
+    except (MixcptError, KeyError, TypeError):  # as in `_title`
+        return ""
 
 
 def _left(run: Run) -> float | None:

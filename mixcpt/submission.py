@@ -9,7 +9,7 @@ from typing import Any
 
 from mixcpt.config import Sft, override
 from mixcpt.errors import BadInput, MixcptError
-from mixcpt.jobs import Job, Jobs
+from mixcpt.jobs import Job, Jobs, is_part_of_run
 from mixcpt.runs import Run, Runs
 from mixcpt.samples import needs_scores, score_payload
 from mixcpt.supervisor import OnChange, Supervisor
@@ -32,7 +32,7 @@ def submit_run(workspace: Workspace, run: Run) -> list[Job]:
     them in that order."""
     jobs = Jobs(workspace)
     known = jobs.all()
-    there = {job.kind: job for job in known if job.run == run.id}
+    there = {job.kind: job for job in known if job.run == run.id and is_part_of_run(job)}
     after = _training_of_parent(known, run)
     ordered: list[Job] = []
     for kind, payload in _work(run):
@@ -76,7 +76,7 @@ def resume(workspace: Workspace, run: Run) -> list[Job]:
         BadInput: it is running, queued or done.
     """
     jobs = Jobs(workspace)
-    mine = [job for job in jobs.all() if job.run == run.id and job.kind != "export"]
+    mine = [job for job in jobs.all() if job.run == run.id and is_part_of_run(job)]
     if not mine:
         return submit_run(workspace, run)
     states = {job.id: job.state for job in mine}

@@ -78,10 +78,11 @@ def test_changes_are_seen_at_once(workspace: Workspace) -> None:
     assert overview(workspace) == []
 
 
-def test_an_export_does_not_change_how_a_run_stands(workspace: Workspace) -> None:
+def test_what_only_reads_a_run_does_not_change_how_it_stands(workspace: Workspace) -> None:
     run = made_run(workspace)
     made_job(workspace, "export", "failed", run=run.id)
-    assert overview(workspace)[0].state == "done"
+    made_job(workspace, "evaluate", "failed", run=run.id, payload={"ask": {"tasks": ["general"]}})
+    assert overview(workspace)[0].state == "done" and run.state(Jobs(workspace)) == "done"
 
 
 def test_what_did_not_change_is_not_read_again(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """The queue as one list."""
 
+from typing import Any
+
 import pytest
 from made import made_job, made_run
 
@@ -43,11 +45,12 @@ def test_a_run_that_asks_questions_still_runs(workspace: Workspace) -> None:
     assert (item.job.kind, item.seconds_left, item.then) == ("evaluate", None, ())
 
 
-def test_an_export_is_an_item_of_its_own(workspace: Workspace) -> None:
+@pytest.mark.parametrize(("kind", "payload"), [("export", {}), ("evaluate", {"ask": {"tasks": ["general"]}})])
+def test_what_only_reads_a_run_is_an_item_of_its_own(workspace: Workspace, kind: str, payload: dict[str, Any]) -> None:
     run = made_run(workspace, name="mine")
-    made_job(workspace, "export", "running", run=run.id)
+    made_job(workspace, kind, "running", run=run.id, payload=payload)
     (item,) = queue(workspace)
-    assert (item.job.kind, item.title) == ("export", "mine")
+    assert (item.job.kind, item.title) == (kind, "mine")
 
 
 def test_what_was_asked_to_end_is_stopping(workspace: Workspace) -> None:
