@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mixcpt import __version__, cli_align, cli_do, cli_export, cli_select, cli_show, cli_talk
+from mixcpt import __version__, cli_align, cli_do, cli_evaluate, cli_export, cli_select, cli_show, cli_talk
 from mixcpt.commands import at_least as _at_least
 from mixcpt.commands import command as _command
 from mixcpt.errors import MixcptError
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_runs(commands)
     cli_select.add(commands)
     cli_align.add(commands)
+    cli_evaluate.add(commands)
     cli_export.add(commands)
     cli_talk.add(commands)
     _add_findings(commands)

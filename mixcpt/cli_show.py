@@ -165,6 +165,8 @@ def list_jobs(workspace: Workspace, options: argparse.Namespace) -> None:
 
 
 def show(workspace: Workspace, options: argparse.Namespace) -> None:
+    from mixcpt.cli_evaluate import print_scores
+
     one = Runs(workspace).get(options.run)
     jobs = [job for job in Jobs(workspace).all() if job.run == one.id]
     shown = {
@@ -189,13 +191,7 @@ def show(workspace: Workspace, options: argparse.Namespace) -> None:
         measures = ", ".join(f"{name} {value:.4f}" for name, value in point["measure"].items())
         under = "  under the base" if point.get("under") == "base" else ""
         print(f"  step {point['step']:>5}  {point['tokens']:>9,} tokens  {measures}{under}")
-    for task, score in shown["results"].get("evaluation", {}).get("final", {}).items():
-        base = shown["results"]["evaluation"]["base"][task]
-        low, high = score["interval"]
-        print(
-            f"  {task}: {base['accuracy']:.1%} → {score['accuracy']:.1%} (95 % {low:.1%} to {high:.1%}, "
-            f"{score['items']} items, chance {score['chance']:.0%}, majority {score['majority']:.0%})"
-        )
+    print_scores(workspace, one)
     if training := shown["results"].get("training"):
         print(
             f"  {training['tokens']:,} tokens in {training['steps']} steps, {training['tokens_per_second']:.0f} "

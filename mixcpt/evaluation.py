@@ -306,11 +306,17 @@ class _Evaluation:
 
 
 def _gain(one: Asked, base: Score, final: Score) -> dict[str, Any]:
+    """`difference` and its 95 % `interval`; of open questions also those of exact answers, under `exact`."""
     subjects = about(one.questions) if one.questions else None
-    return {
-        "difference": final.accuracy - base.accuracy,
-        "interval": paired_interval(base.correct, final.correct, subjects),
-    }
+
+    def gained(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
+        difference = (sum(after) - sum(before)) / len(after)
+        return {"difference": difference, "interval": paired_interval(before, after, subjects)}
+
+    gain = gained(base.correct, final.correct)
+    if base.exact and final.exact:
+        gain["exact"] = gained(base.exact["correct"], final.exact["correct"])
+    return gain
 
 
 def _side_by_side(base: Score, final: Score, questions: Sequence[Question]) -> list[Answered]:

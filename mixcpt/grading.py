@@ -34,7 +34,7 @@ class Score:
     chance: expected by guessing. majority: what always giving the most frequent answer would score.
     measure: what counts as right. acc: the right choice is the likeliest; contains: the written answer holds an
         accepted one; else the metric of an official task.
-    exact: of open questions, `accuracy` and `interval` when nothing but an accepted answer may be written.
+    exact: of open questions, `accuracy`, `interval` and `correct` when only an accepted answer may be written.
     given: per item the index of the choice, or the text that was written.
     """
 
@@ -169,8 +169,9 @@ def _scored(one: Asked, samples: Sequence[Mapping[str, Any]]) -> tuple[Score, li
     return score, one.questions
 
 
-def _share(correct: Sequence[float], questions: Sequence[Question]) -> dict[str, Any]:
-    return {"accuracy": sum(correct) / len(correct), "interval": _interval(correct, about(questions))}
+def _share(correct: list[float], questions: Sequence[Question]) -> dict[str, Any]:
+    interval = _interval(correct, about(questions))
+    return {"accuracy": sum(correct) / len(correct), "interval": interval, "correct": correct}
 
 
 def _interval(correct: Sequence[float], subjects: Sequence[str]) -> tuple[float, float]:

@@ -181,8 +181,11 @@ def test_the_gain_is_final_minus_base(run: Run) -> None:
     results = run.results()["evaluation"]
     for task in ("six", "more", "open"):
         gain = results["gain"][task]
-        assert gain["difference"] == results["final"][task]["accuracy"] - results["base"][task]["accuracy"]
+        wanted = results["final"][task]["accuracy"] - results["base"][task]["accuracy"]
+        assert gain["difference"] == pytest.approx(wanted)
         assert gain["interval"][0] <= gain["difference"] <= gain["interval"][1]
+    exact = [results[side]["open"]["exact"] for side in ("base", "final")]
+    assert results["gain"]["open"]["exact"]["difference"] == pytest.approx(exact[1]["accuracy"] - exact[0]["accuracy"])
     assert results["precision"] == "fp32"
 
 

@@ -1,0 +1,86 @@
+"""The command `mixcpt evaluate`: ask a run that is done, as its page does."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mixcpt.cli_show import print_json, say
+from mixcpt.commands import at_least, command
+from mixcpt.questions import is_file
+from mixcpt.runs import Run, Runs
+from mixcpt.workspace import Workspace
+
+
+def add(commands: Any) -> None:
+    """The command evaluate."""
+    one = command(commands, "evaluate", evaluate, "ask a run that is done, here, now; prints its scores", json=True)
+    one.add_argument("run", metavar="RUN", help="a run's id, or a beginning of it that is unique")
+    one.add_argument(
+        "--tasks",
+        metavar="A,B",
+        help="general, atlas, lm-eval:NAME or JSONL files of your own, parted by commas; what the run asks at its end "
+        "when neither this nor --format is given",
+    )
+    one.add_argument("--items", type=at_least(1), metavar="N", help="ask only N of each set; all when not given")
+    one.add_argument("--batch-size", type=at_least(1), metavar="N", help="questions at once, in fp32")
+    one.add_argument("--format", type=at_least(0), metavar="N", help="let it answer N held-out prompts in a template")
+    one.add_argument("--templates", metavar="A,B", help="in these: own, or names such as alpaca; own when not given")
+
+
+def evaluate(workspace: Workspace, options: argparse.Namespace) -> int:
+    from mixcpt import evaluated
+    from mixcpt.cli_do import Follower
+    from mixcpt.evaluation import refusals
+    from mixcpt.submission import finish
+    from mixcpt.supervisor import Supervisor
+
+    run = Runs(workspace).get(options.run)
+    ask = _ask(options)
+    config = evaluated.require_askable(workspace, run, ask)
+    finish([evaluated.submit(workspace, run, ask)], Supervisor(workspace), Follower())
+    if options.json:
+        print_json({"run": run.id, **evaluated.section(run)})
+    else:
+        print(f"run {run.id}  {run.title}")
+        print_scores(workspace, run)
+    refused = refusals(evaluated.section(run), config)
+    for why in refused.values():
+        say(f"mixcpt: {why}")
+    return 1 if refused else 0
+
+
+def _ask(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options say, as fields of an EvaluationConfig; what they do not say is as the run has it."""
+    ask: dict[str, Any] = {}
+    if options.tasks is not None:
+        ask |= {"tasks": _entries(options.tasks), "items": None, "format_items": 0}
+    if options.items is not None:
+        ask["items"] = options.items
+    if options.batch_size is not None:
+        ask["batch_size"] = options.batch_size
+    if options.format is not None:
+        ask |= {"tasks": ask.get("tasks", []), "format_items": options.format, "format_templates": []}
+    if options.templates is not None:
+        ask["format_templates"] = options.templates.split(",")
+    return ask
+
+
+def _entries(text: str) -> list[str]:
+    """The sets that are named; files by their full path, for the run may be asked again from elsewhere."""
+    named = [text] if Path(text).is_file() else [part.strip() for part in text.split(",") if part.strip()]
+    return [str(Path(entry).expanduser().absolute()) if is_file(entry) else entry for entry in named]
+
+
+def print_scores(workspace: Workspace, run: Run) -> None:
+    """What a run was asked, and the plain commands that ask the same."""
+    from mixcpt import evaluated
+    from mixcpt.tasks import NF4_NOTE, lm_eval_commands
+
+    for words in evaluated.in_words(run):
+        print(f"  {words}")
+    if commands := lm_eval_commands(workspace, run):
+        print("  the same by lm-eval itself:")
+        for line in commands:
+            print(f"    {line}")
+    if any(how["precision"] == "nf4" for how in evaluated.section(run).get("asked", {}).values()):
+        print(f"    {NF4_NOTE}")
