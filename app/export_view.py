@@ -15,11 +15,11 @@ from mixcpt.machine import disk_free_gb
 from mixcpt.origins import origin
 from mixcpt.runs import Run
 
-_NAMES = {"adapter": "Adapter", "merged": "Merged model", "tasks": "Questions"}
+_NAMES = {"adapter": "Adapter", "merged": "Merged model", "tasks": "Questions for lm-eval"}
 _WHAT = {
     "adapter": "What was trained, and nothing else: small, for PEFT, to be loaded on top of the base model.",
     "merged": "An ordinary model in 16 bits (bf16), adapter and base in one: for any program that loads models.",
-    "tasks": "What it was asked, as tasks of lm-eval: for asking any other model the same.",
+    "tasks": "What it was asked, as a folder of tasks: for asking any other model the same.",
 }
 _ACTIVE = ("queued", "running")
 
@@ -125,7 +125,7 @@ def _finished(export: Export) -> None:
             st.button("Yes, remove", key="export_remove_yes", type="primary", on_click=_remove, args=(export,))
     st.markdown("How to ask them:" if export.to == "tasks" else "How to load it:")
     code, language = _how_to_load(export)
-    st.code(printable(code), language=language)
+    st.code(printable(code), language=language, wrap_lines=True)
 
 
 def _download(export: Export) -> None:

@@ -26,7 +26,7 @@ from mixcpt.workspace import Workspace
 
 _TAGS = {"cpt": "continual-pretraining", "sft": "sft", "dpo": "dpo"}
 _STEPS = {"cpt": "further pre-training", "sft": "supervised fine-tuning", "dpo": "preference optimisation"}
-_ORDINARY = re.compile(r"(?!.*www\.)(?:[^\W_]|[ ,.;%()+\N{MINUS SIGN}/-])*", re.IGNORECASE)
+_ORDINARY = re.compile(r"(?!.*www\.)(?:[^\W_]|[ ,.;%()+\N{MINUS SIGN}\N{RIGHTWARDS ARROW}/-])*", re.IGNORECASE)
 """What no Markdown reader takes for anything but text, in the midst of a line."""
 _PAPER = "[Mix-CPT](https://arxiv.org/abs/2407.10804)"
 
@@ -173,6 +173,7 @@ class _Card:
         yield self._table([facts.MEASURED, *lines])
         yield self._measured_on()
         yield from self._questions()
+        yield from self._answers()
         if self.quantised:
             yield self._other_numbers()
 
@@ -196,6 +197,17 @@ class _Card:
             "blind choice would score, *always the same* what the most frequent place of the answer would."
         )
         yield self._table([facts.ASKED, *lines])
+
+    def _answers(self) -> Iterator[str]:
+        lines = [line for run in self.chain for line in facts.answers(run)]
+        if not lines:
+            return
+        yield (
+            "The form of its answers to held-out prompts, base → this, in percent of the answers: whether they end by "
+            "themselves, hold nothing of the template, and are half to twice as long as the reference. The difference "
+            "is that of all three, in points with its 95 % interval. Whether they are right was not looked at."
+        )
+        yield self._table([facts.FORMAT, *lines])
 
     def _other_numbers(self) -> str:
         then = (

@@ -34,7 +34,7 @@ from mixcpt.exports import (
 )
 from mixcpt.modelfiles import model_config, stored_in_bf16
 from mixcpt.origins import origin
-from mixcpt.records import Message
+from mixcpt.prompts import ends_of
 from mixcpt.runs import Run, Runs
 from mixcpt.tasks import export_tasks
 from mixcpt.templates import choose_template, template_of
@@ -177,8 +177,7 @@ def generation_config(base: Path, adapter: Path) -> dict[str, Any]:
     ends = [*_ids(kept.get("eos_token_id", model_config(base).get("eos_token_id")))]
     ends.append(TextTokenizer.from_folder(base).eos_id)
     if template_of(adapter) and (template := choose_template(base, None, adapter)):
-        turns = template.render([Message("user", "a"), Message("assistant", "b")])
-        ends.append(int(turns.ids[turns.response.end - 1]))
+        ends += sorted(ends_of(template, base))
     ends = list(dict.fromkeys(ends))
     pads = [kept.get("pad_token_id"), _pad_id(base), ends[0]]
     return kept | {

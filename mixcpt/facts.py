@@ -162,6 +162,7 @@ def _origin(manifest: Manifest) -> str:
 
 MEASURED = ("after", "field, base", "field, this", "gain", "general text, base", "general text, this", "forgetting",
             "KL to the base")  # fmt: skip
+FORMAT = ("after", "template", "prompts", "ended", "kept to the template", "right length", "all three", "difference")
 ASKED = ("after", "set", "questions", "base", "this", "difference in points", "guessing", "always the same")
 
 
@@ -191,9 +192,26 @@ def _scores(run: Run, evaluation: Record, task: str) -> Line:
     low, high = (signed(100 * bound, 0) for bound in gain["interval"])
     difference = f"{signed(100 * gain['difference'], 0)} ({low} to {high})"
     blind = (f"{final['chance']:.0%}", f"{final['majority']:.0%}")
-    return (STAGES[run.info.stage], task, f"{final['items']:,}", _share(base), _share(final), difference, *blind)
+    called = f"{task}, answers in words" if final.get("measure") == "contains" else task
+    items = f"{final['items']:,}"
+    return (STAGES[run.info.stage], called, items, _share(base), _share(final), difference, *blind)
 
 
 def _share(score: Record) -> str:
     low, high = score["interval"]
     return f"{score['accuracy']:.0%} ({low:.0%} to {high:.0%})"
+
+
+def answers(run: Run) -> list[Line]:
+    """The form of its answers as lines under `FORMAT`, one for each template; empty where it was not measured."""
+    measured = run.results().get("evaluation", {}).get("format", {})
+    return [_form(run, template, figures) for template, figures in measured.items()]
+
+
+def _form(run: Run, template: str, figures: Record) -> Line:
+    base, final, gain = figures["base"], figures["final"], figures["gain"]["well_formed"]
+    low, high = (signed(100 * bound, 0) for bound in gain["interval"])
+    checks = ("ended", "follows", "right_length", "well_formed")
+    shares = (f"{base[check]['share']:.0%} → {final[check]['share']:.0%}" for check in checks)
+    difference = f"{signed(100 * gain['difference'], 0)} ({low} to {high})"
+    return (STAGES[run.info.stage], template_words(template), f"{final['items']:,}", *shares, difference)

@@ -8,7 +8,7 @@ import yaml
 from made import made_chain, made_child, made_run, stage_of
 from markdown_it import MarkdownIt
 
-from mixcpt import recorded
+from mixcpt import facts, recorded
 from mixcpt.card import model_card
 from mixcpt.corpus import Corpus
 from mixcpt.runs import Run, Runs
@@ -103,6 +103,21 @@ def test_the_whole_chain_is_told_in_order(workspace: Workspace) -> None:
     assert front_matter(card)["tags"][-3:] == ["continual-pretraining", "sft", "dpo"] and "trl " in card
     alone = model_card(workspace, cpt, "merged")
     assert "2. Format" not in alone and "trained on plain text alone" in alone and "plain text alone" not in card
+
+
+def test_the_form_of_answers_and_answers_in_words(workspace: Workspace) -> None:
+    run = made_run(workspace)
+    evaluation = run.results()["evaluation"]
+    checks = ("ended", "follows", "right_length", "well_formed")
+    base, final = ({check: {"share": share} for check in checks} | {"items": 20} for share in (0.25, 0.75))
+    gain = {"well_formed": {"difference": 0.5, "interval": [0.25, 0.75]}}
+    evaluation["format"] = {"chatml": {"base": base, "final": final, "gain": gain}}
+    evaluation["final"]["general"]["measure"] = "contains"
+    run.write_results("evaluation", evaluation)
+    card = model_card(workspace, run, "adapter")
+    assert cells(card, "after | template")[2] == ["Knowledge", "ChatML", "20", *["25% → 75%"] * 4, "+50 (+25 to +75)"]
+    assert cells(card, "after | set")[2][1] == "general, answers in words"
+    assert not facts.answers(made_run(workspace))
 
 
 def test_a_run_whose_parent_is_gone_says_so(workspace: Workspace) -> None:
