@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from app import show, state
+from app.panels import STATES
 from app.words import ago, count, plain, signed
 from mixcpt import charts, recorded
 from mixcpt.comparison import rows_of
@@ -16,6 +17,7 @@ from mixcpt.launching import launch_draft
 from mixcpt.modelstore import is_there
 from mixcpt.outlook import estimate_at_once
 from mixcpt.overview import DAMAGED, RunSummary
+from mixcpt.palette import STAGE_NAMES
 from mixcpt.workspace import new_id
 
 CORPORA, MIXTURE, LAUNCH = "../pages/corpora.py", "../pages/mixture.py", "../pages/launch.py"
@@ -159,7 +161,8 @@ def recent_runs(runs: Sequence[RunSummary]) -> None:
             if run.state == DAMAGED:
                 st.caption(plain(run.message))
                 continue
-            st.caption(f"{plain(run.experiment)} · {run.state} · {count(run.tokens)} tokens · {ago(run.created)}")
+            about = [STAGE_NAMES.get(run.stage, run.stage), run.experiment, STATES[run.state].word]
+            st.caption(f"{plain(' · '.join(about))} · {count(run.tokens)} tokens · {ago(run.created)}")
             if run.domain_gain is not None and run.forgetting is not None:
                 st.caption(
                     f"gain {signed(run.domain_gain)}, forgetting {signed(run.forgetting)}",

@@ -16,7 +16,7 @@ from mixcpt.machine import Machine
 from mixcpt.modelstore import BUILTIN_MODELS, is_there, terms_to_accept
 from mixcpt.outlook import Outlook, outlook
 from mixcpt.preflight import Finding, preflight
-from mixcpt.presets import OPTIONS
+from mixcpt.presets import value_words
 from mixcpt.runs import Run
 
 MIXTURE = "../pages/mixture.py"
@@ -169,6 +169,4 @@ def _fix_words(stage: AnyStage, fix: dict[str, object]) -> str:
         return "Do that"
     if isinstance(value, bool):
         return plain(f"Turn on {labels[path].lower()}{more}")
-    words = f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
-    words = OPTIONS.get(path, {}).get(words, words)
-    return plain(f"Set {labels[path].lower()} to {words}{more}")
+    return plain(f"Set {labels[path].lower()} to {value_words(path, value)}{more}")

@@ -16,12 +16,15 @@ import streamlit as st
 from app import show, state
 from app.pins import pin_button
 from app.steady import keep_charts
-from app.words import ago, count, duration, plain, printable, signed, size
+from app.tiles import tiles
+from app.words import ago, plain, printable
 from mixcpt import charts
+from mixcpt.chains import links
 from mixcpt.errors import MixcptError
 from mixcpt.estimate import minutes
+from mixcpt.jobs import is_part_of_run
 from mixcpt.overview import RunSummary, summary
-from mixcpt.progress import progress
+from mixcpt.palette import STAGE_NAMES
 from mixcpt.queue import QueueItem, queue
 from mixcpt.runs import Run, Runs
 from mixcpt.stamps import Stamp, stamp
@@ -151,7 +154,8 @@ def _queue_row(item: QueueItem) -> None:
     with title:
         _title(item, "runs")
         what = [work(item.job.kind), *(f"then {work(kind)}" for kind in item.then)]
-        st.caption(f"{STATES[item.status.state].icon} {', '.join(what)}")
+        stage = f"{STAGE_NAMES.get(item.stage, item.stage)}: " if item.stage else ""
+        st.caption(f"{STATES[item.status.state].icon} {stage}{', '.join(what)}")
     with how_far:
         if item.status.state == "running":
             _bar(item)
@@ -177,7 +181,7 @@ def stop(job_id: str, title: str) -> None:
     try:
         job = jobs.get(job_id)
         folder = state.workspace().runs / (job.run or "")
-        if job.run and job.kind != "export" and folder.is_dir():
+        if is_part_of_run(job) and folder.is_dir():
             Runs(state.workspace()).cancel(Run(folder))
         else:
             jobs.request_cancel(job)
@@ -225,50 +229,9 @@ def _figures(now: RunSummary) -> None:
     if now.state in MOVING:
         st.progress(now.progress or 0.0, text=_doing(now))
     with st.container(border=True):
-        for place, tile in zip([*st.columns(4), *st.columns(4)], _tiles(now, run), strict=True):
+        for place, tile in zip([*st.columns(4), *st.columns(4)], tiles(now, run), strict=True):
             label, value, help = tile
             place.metric(label, value, help=help)
-
-
-def _tiles(now: RunSummary, run: Run) -> list[tuple[str, str, str]]:
-    """Label, value and explanation of each figure: what was reached, then what it took."""
-    training = run.results().get("training", {})
-    how_far = progress(run.config, run.total_tokens, run.losses(), run.curve())
-    left = f"~ {minutes(how_far.seconds_left)}" if how_far and now.state == "running" and now.kind == "train" else "–"
-    peak = training.get("peak_memory_bytes") or (how_far.memory_bytes if how_far else None)
-    most = max(now.budget_tokens, now.tokens)
-    return [
-        (
-            "Gain in the field",
-            signed(now.domain_gain),
-            "Bits per byte that were saved on held-out text of the field: higher is better.",
-        ),
-        (
-            "Forgetting",
-            signed(now.forgetting),
-            "Bits per byte that general text costs more than before: lower is better.",
-        ),
-        (
-            "Distance to the base",
-            "–" if now.prompt_kl is None else f"{now.prompt_kl:.3f}",
-            "KL on general prompts, in nats per token: 0 is the base model itself.",
-        ),
-        (
-            "Loss",
-            f"{how_far.loss:.3f}" if how_far else "–",
-            "What is minimised, in nats per token; the mean of the last 20 steps.",
-        ),
-        ("Tokens read", count(now.tokens), f"Of about {count(most)}; a text that is repeated counts each time."),
-        (
-            "Speed",
-            f"{how_far.tokens_per_second:,.0f} tokens/s" if how_far else "–",
-            "Tokens per second in the last steps, measuring left out.",
-        ),
-        ("Took", duration(training["seconds"]), "Time of training, measures on the way included.")
-        if training
-        else ("Time left", left, "From the last steps, with the measures to come; the questions are not in it."),
-        ("Memory", "–" if peak is None else size(peak), "The most that was used so far."),
-    ]
 
 
 def _doing(now: RunSummary) -> str:
@@ -278,6 +241,9 @@ def _doing(now: RunSummary) -> str:
 
 
 FIGURES: dict[str, Callable[[Run], go.Figure]] = {
+    "chain": lambda run: charts.chain(links(run)),
+    "rewards": lambda run: charts.rewards(run.losses()),
+    "preferred": lambda run: charts.preferred(run.losses()),
     "forgetting_curve": lambda run: charts.forgetting_curve(run.curve()),
     "losses": lambda run: charts.losses(run.losses()),
     "learning_rate": lambda run: charts.learning_rate(run.losses()),
@@ -288,7 +254,7 @@ FIGURES: dict[str, Callable[[Run], go.Figure]] = {
 
 @lru_cache(100)
 def _figure(name: str, folder: Path, metrics: Stamp) -> go.Figure:
-    """Made anew only when the metrics have changed: drawing the five takes longer than all the rest of the page."""
+    """Made anew only when the metrics have changed: drawing them takes longer than all the rest of the page."""
     return FIGURES[name](Run(folder))
 
 
@@ -297,15 +263,29 @@ def _curves(now: RunSummary) -> None:
         first = "The base model is being measured first; the" if now.state == "running" else "The"
         st.caption(f"{first} curves begin with the first step.")
         return
-    _chart(now, "Gained and forgotten", "forgetting_curve")
+    if now.parent:
+        _chart(now, "Over the whole chain", "chain")
+        st.caption(
+            "From the base through every stage, over all tokens that were read. Lower is better; dotted lines are the "
+            "base model."
+        )
+    _chart(now, "In this stage" if now.parent else "Gained and forgotten", "forgetting_curve")
     st.caption("Measured on texts that the model never trains on. Lower is better; dotted lines are the base model.")
-    left, right = st.columns(2, gap="medium")
-    with left:
-        _chart(now, "Loss", "losses")
-        _chart(now, "Learning rate", "learning_rate")
-    with right:
-        _chart(now, "Speed", "speed")
-        _chart(now, "Memory", "memory")
+    if now.stage == "dpo":
+        _pair(now, ("Rewards", "rewards"), ("Pairs in the right order", "preferred"))
+        st.caption(
+            "A reward is how much likelier an answer became than it is under the reference, in nats times beta. What "
+            "counts is the margin between the two; where both fall, the model forgets how to answer at all."
+        )
+    _pair(now, ("Loss", "losses"), ("Speed", "speed"))
+    _pair(now, ("Learning rate", "learning_rate"), ("Memory", "memory"))
+
+
+def _pair(now: RunSummary, *pair: tuple[str, str]) -> None:
+    """Two charts side by side."""
+    for place, (title, name) in zip(st.columns(2, gap="medium"), pair, strict=True):
+        with place:
+            _chart(now, title, name)
 
 
 def _chart(now: RunSummary, title: str, name: str) -> None:

@@ -6,20 +6,22 @@ from typing import Any
 
 import streamlit as st
 
-from app import drafting, export_view, panels, runs_list, show, state
+from app import chain_view, export_view, learned_view, panels, runs_list, show, state
 from app.panels import MOVING, RUNS
 from app.pins import pin_button
 from app.words import ago, plain, printable, size
 from mixcpt import charts, guesses, score_jobs, submission
-from mixcpt.config import Sft, Stage, follow, to_yaml
+from mixcpt.align_drafts import can_be_continued, usual_for
+from mixcpt.config import Sft, Stage, to_yaml
 from mixcpt.differences import differences
-from mixcpt.drafts import Drafts, default_stage
+from mixcpt.drafts import EXPERIMENT, AnyDraft, Drafts
 from mixcpt.errors import MixcptError
 from mixcpt.overview import RunSummary, summary
 from mixcpt.palette import STAGE_WORDS
+from mixcpt.presets import value_words
 from mixcpt.runs import Run, Runs
 
-LAUNCH, TALK = "../pages/launch.py", "../pages/talk.py"
+LAUNCH, ALIGN, TALK = "../pages/launch.py", "../pages/align.py", "../pages/talk.py"
 _DIVERGED = re.compile(r"The (loss|gradient) became ")
 _DOUBLE_CLICK_SECONDS = 3.0
 
@@ -34,6 +36,7 @@ def page(id: str) -> None:
         return
     run = Run(state.workspace().runs / now.id)
     _heading(now)
+    chain_view.chain(now)
     _actions(now, run)
     if now.state == "damaged":
         st.error(plain(now.message), icon=":material/error:")
@@ -104,11 +107,18 @@ def _actions(now: RunSummary, run: Run) -> None:
         if now.state != "damaged":
             with st.popover("Rename", icon=":material/edit:", key="runs_rename"):
                 runs_list.rename_form(now)
+            if can_be_continued(state.workspace(), now) and st.button(
+                "Align this run",
+                key="runs_align",
+                icon=":material/model_training:",
+                help="SFT or DPO after it: teaches how to answer, from a few samples.",
+            ):
+                st.switch_page(ALIGN, query_params={"parent": now.id})
             if st.button(
                 "Clone with changes",
                 key="runs_clone",
                 icon=":material/content_copy:",
-                help="Puts the same settings into Launch, where you change what you like.",
+                help="Puts the same settings into a form, where you change what you like.",
             ):
                 _clone(now, run)
             if (
@@ -165,14 +175,17 @@ def _run_again(run: Run) -> None:
 
 
 def _clone(now: RunSummary, run: Run) -> None:
-    stage = run.config
-    if _is_second_click("clone", run) or not isinstance(stage, Stage):
+    if _is_second_click("clone", run):
         return
-    drafts = Drafts(state.workspace())
-    draft = drafts.create(stage) if now.recorded else drafts.create(stage, now.experiment)
-    drafting.use(draft)
+    drafts, stage = Drafts(state.workspace()), run.config
+    experiment = EXPERIMENT if now.recorded else now.experiment
+    draft: AnyDraft
+    if isinstance(stage, Stage):
+        draft, page = drafts.create(stage, experiment), LAUNCH
+    else:
+        draft, page = drafts.create_align(stage, now.parent, experiment), ALIGN
     st.toast("The settings are copied: change what you like, then launch.", icon=":material/content_copy:")
-    st.switch_page(LAUNCH, query_params={"draft": draft.id})
+    st.switch_page(page, query_params={"draft": draft.id})
 
 
 def _is_second_click(action: str, run: Run) -> bool:
@@ -221,10 +234,13 @@ def _views(now: RunSummary, run: Run) -> None:
 
 
 def _what_it_read(run: Run) -> None:
+    stage = run.config
+    if isinstance(stage, Sft):
+        return learned_view.learned(run, stage)
     mixture = run.results().get("training", {}).get("mixture")
     if not mixture:
         st.caption("What was really read is written down at the end of the training. It was asked for:")
-        shares = run.config.mixture.target_tokens()
+        shares = stage.mixture.target_tokens()
         st.dataframe(
             {"Source": list(map(printable, shares)), "Tokens": list(shares.values())}, hide_index=True, width="content"
         )
@@ -298,22 +314,21 @@ def _interval(bounds: list[float]) -> str:
 
 
 def _settings(run: Run) -> None:
-    stage = run.config
-    usual = default_stage()
-    changed = differences(stage, follow(usual, stage.stage) if isinstance(stage, Sft) else usual)
+    stage, usual = run.config, usual_for(run)
+    changed = differences(stage, usual)
     st.subheader("Other than usual", anchor=False)
     if changed:
         st.dataframe(
             {
                 "Setting": [difference.label for difference in changed],
-                "Here": [printable(str(difference.value)) for difference in changed],
-                "Usual": [printable(str(difference.usual)) for difference in changed],
+                "Here": [printable(value_words(difference.path, difference.value)) for difference in changed],
+                "Usual": [printable(value_words(difference.path, difference.usual)) for difference in changed],
                 "Name": [difference.path for difference in changed],
             },
             hide_index=True,
         )
     else:
-        st.caption("Every setting is as a new draft has it.")
+        st.caption("Every setting is as a new draft has it that continues the same.")
     st.subheader("All settings", anchor=False)
     st.code(printable(to_yaml(stage)), language="yaml", height=420)
 

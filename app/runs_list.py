@@ -11,6 +11,7 @@ from app.panels import RUNS, STATES
 from app.words import moment, plain, printable
 from mixcpt.errors import MixcptError
 from mixcpt.overview import ORDERS, RunSummary, matching, ordered, overview
+from mixcpt.palette import STAGE_NAMES
 from mixcpt.queue import queue
 from mixcpt.runs import NAME_LENGTH, TAG_LENGTH, TAGS, Run, Runs
 
@@ -100,9 +101,11 @@ def _table(runs: Sequence[RunSummary]) -> list[RunSummary]:
 
 
 def _columns(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
+    titles = {run.id: run.title for run in overview(state.workspace())}
     return {
         "Run": [printable(run.title) for run in runs],
         "State": [[STATES[run.state].word] for run in runs],
+        "Stage": [STAGE_NAMES.get(run.stage, run.stage) for run in runs],
         "Gain": [run.domain_gain for run in runs],
         "Forgetting": [run.forgetting for run in runs],
         "KL": [run.prompt_kl for run in runs],
@@ -112,7 +115,7 @@ def _columns(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
         "Tags": [[printable(tag) for tag in run.tags] for run in runs],
         "Retention": [run.retention for run in runs],
         "Model": [printable(run.model) for run in runs],
-        "Stage": [run.stage for run in runs],
+        "Continues": [printable(titles.get(run.parent or "", run.parent or "")) for run in runs],
         "Seed": [run.seed for run in runs],
         "Created": [moment(run.created) if run.created else None for run in runs],
     }
@@ -127,6 +130,9 @@ def _column_config() -> dict[str, Any]:
             options=[look.word for look in STATES.values()],
             color=[look.colour for look in STATES.values()],
         ),
+        "Stage": column.TextColumn(
+            width="small", help="knowledge: continual pre-training; SFT and DPO: the stages after it."
+        ),
         "Gain": column.NumberColumn(
             format="%+.3f", help="Bits per byte that were saved on held-out text of the field: higher is better."
         ),
@@ -137,6 +143,7 @@ def _column_config() -> dict[str, Any]:
         "Tokens": column.NumberColumn(format="localized", help="Tokens read so far, repetitions counted."),
         "Tags": column.ListColumn(width="small"),
         "Retention": column.TextColumn(help="How it was kept from forgetting."),
+        "Continues": column.TextColumn(help="The run whose adapter it trained on; empty: the base model."),
         "Seed": column.NumberColumn(format="%d", width="small"),
         "Created": column.DatetimeColumn(format="D MMM YYYY, HH:mm"),
     }

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from mixcpt.config import AnyStage, Dpo, Sft, follow
 from mixcpt.differences import differences
 from mixcpt.drafts import EXPERIMENT, AlignDraft, AnyDraft, Drafts, default_stage
-from mixcpt.errors import BadConfig
-from mixcpt.lineage import BASE
+from mixcpt.errors import BadConfig, NotFound
+from mixcpt.lineage import BASE, continuing
 from mixcpt.overview import RunSummary, overview
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.recipe import Recipe
@@ -101,6 +101,19 @@ def rebased(workspace: Workspace, draft: AlignDraft, kind: Kind, parent: Run | N
     experiment = parent.info.experiment if parent and (moved or draft.experiment == EXPERIMENT) else draft.experiment
     stage = follow(_before(parent), kind, kept)
     return draft.model_copy(update={"stage": stage, "parent": parent.id if parent else None, "experiment": experiment})
+
+
+def usual_for(run: Run) -> AnyStage:
+    """The settings that a new draft would have in the place of this run: what is special about it is what differs."""
+    stage = run.config
+    if not isinstance(stage, Sft):
+        return default_stage()
+    try:
+        before = _before(run.parent)
+    except NotFound:
+        before = stage
+    usual = follow(before, stage.stage)
+    return continuing(usual, run.parent) if isinstance(stage, Dpo) and before is not stage else usual
 
 
 def _changed(stage: Sft, parent: Run | None) -> dict[str, Any]:

@@ -11,7 +11,6 @@ are those of its chain, and it has no point at so many of them.
 import csv
 import hashlib
 import io
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from mixcpt.chains import own, start_of, tokens_before, tokens_read
 from mixcpt.config import AnyStage, Config, Dpo, MixtureConfig, Sft, Stage, override, to_yaml
 from mixcpt.errors import BadInput
 from mixcpt.palette import STAGE_NAMES
+from mixcpt.presets import value_words
 from mixcpt.runs import Run
 from mixcpt.samples import kept_facts
 from mixcpt.stamps import Kept
@@ -361,7 +361,7 @@ def _settings(config: Config, path: str = "", part: str = "Run") -> _Settings:
         elif isinstance(config, MixtureConfig) and name == "sources":
             found |= _shares(config, f"{path}{name}", part)
         else:
-            found[path + name] = ((part, f"{label} ({unit})" if unit else label), _as_text(value))
+            found[path + name] = ((part, f"{label} ({unit})" if unit else label), value_words("", value))
     return found
 
 
@@ -374,18 +374,3 @@ def _shares(mixture: MixtureConfig, path: str, part: str) -> _Settings:
         )
         for source in mixture.sources
     }
-
-
-def _as_text(value: Any) -> str:
-    if value is None or value == []:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    text = str(value)
-    return text if text.isprintable() and text.strip() == text else json.dumps(text)

@@ -10,6 +10,7 @@ from mixcpt.errors import BadInput, MixcptError
 from mixcpt.figures import signed
 from mixcpt.findings import cautions, findings, leaders
 from mixcpt.plotting import Code, Heading, Part, Table, thinned
+from mixcpt.presets import OPTIONS
 from mixcpt.runs import Run, Runs
 from mixcpt.stamps import Kept
 from mixcpt.workspace import Workspace, now
@@ -157,14 +158,16 @@ def settings_table(runs: Sequence[Run], rows: Sequence[Row]) -> Table:
     for row in rows:
         arms.setdefault(arm_of(row), []).append(row)
     lines = [
-        [line["part"], line["label"], *(_joined(line["values"], group) for group in arms.values())]
+        [line["part"], line["label"], *(_joined(line["setting"], line["values"], group) for group in arms.values())]
         for line in config_diff(runs)
     ]
     return Table(["Part", "Setting", *(title_of(group[0]) for group in arms.values())], lines)
 
 
-def _joined(values: dict[str, str], group: Sequence[Row]) -> str:
-    return ", ".join(dict.fromkeys(values[row["run"]] for row in group))
+def _joined(setting: str, values: dict[str, str], group: Sequence[Row]) -> str:
+    """In the words of the form, where it has others."""
+    known = OPTIONS.get(setting, {})
+    return ", ".join(dict.fromkeys(known.get(values[row["run"]], values[row["run"]]) for row in group))
 
 
 def _origins(runs: Sequence[Run], rows: Sequence[Row]) -> Table:

@@ -17,6 +17,7 @@ from mixcpt import metrics, recorded
 from mixcpt.config import MixtureConfig
 from mixcpt.errors import MixcptError
 from mixcpt.jobs import Job, Jobs, Status, telling
+from mixcpt.palette import STAGE_NAMES, STAGE_WORDS
 from mixcpt.runs import Run, state_without_jobs
 from mixcpt.stamps import Kept
 from mixcpt.workspace import Workspace
@@ -188,7 +189,8 @@ def matching(
 
 
 def _words(run: RunSummary) -> str:
-    spoken = (run.id, run.title, run.experiment, run.arm, run.stage, run.model, run.retention, run.state, *run.tags)
+    stage = (run.stage, STAGE_NAMES.get(run.stage, ""), STAGE_WORDS.get(run.stage, ""))
+    spoken = (run.id, run.title, run.experiment, run.arm, *stage, run.model, run.retention, run.state, *run.tags)
     return "\n".join(spoken).casefold()
 
 

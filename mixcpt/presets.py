@@ -4,6 +4,7 @@ A preset is a handful of dotted changes. Which preset a stage has is seen from t
 be kept.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -154,6 +155,26 @@ OPTIONS: dict[str, dict[str, str]] = {
     "measures.on": {"heldout": "the held-out part", "validation": "a tenth of the training part"},
 }
 """Readable words for the options of every choice, by dotted setting."""
+
+
+def value_words(path: str, value: Any) -> str:
+    """The value of a dotted setting in the words of the form."""
+    if value is None or value == [] or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(_source_words(one) if isinstance(one, dict) else str(one) for one in value)
+    text = str(value)
+    return OPTIONS.get(path, {}).get(text, text if text.isprintable() and text.strip() == text else json.dumps(text))
+
+
+def _source_words(source: dict[str, Any]) -> str:
+    return f"{source['source']} {source['share']:g}{' (the field)' if source['domain'] else ''}"
 
 
 def fitting(stage: Stage, presets: Sequence[Preset]) -> Preset | None:
