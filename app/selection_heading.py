@@ -36,7 +36,7 @@ def heading(now: Opened) -> None:
 def _facts(now: Opened) -> str:
     info = now.info
     source = f"{plain(info['source'])} under {plain(under(info))} · " if now.choice.selection else ""
-    drawn = f", drawn from all (at most {count(info['limit'])})" if info.get("limit") else ""
+    drawn = ", drawn from the source by chance" if info.get("limit") else ""
     precision = f" · {info['precision']} on {info['device']}" if info.get("precision") else ""
     return f"{source}{count(len(now.begun.samples))} samples{drawn} · {template_words(info)}{plain(precision)} · scored"
 

@@ -81,10 +81,12 @@ def _table(key: str, rows: Sequence[dict[str, Any]], opens: Callable[[int], None
             opens(clicked[0])
 
     number = st.column_config.NumberColumn(format="localized", width=80)
+    st.caption("Click a row to open it.")
     st.dataframe(
         list(rows),
         key=key,
         hide_index=True,
+        placeholder="–",
         on_select=choose,
         selection_mode=["single-row", "single-cell"],
         column_config={

@@ -12,10 +12,10 @@ import streamlit as st
 from app import state
 from app.selection_opened import run_of, under
 from app.strip import Chip, token_strip
-from app.words import plain, signed
+from app.words import count, plain, signed
 from mixcpt.client import Client
 from mixcpt.errors import MixcptError
-from mixcpt.palette import DOMAIN, GENERAL, STAGES
+from mixcpt.palette import DOMAIN, GENERAL
 from mixcpt.records import Message, Record
 from mixcpt.score_jobs import NO_TEMPLATE
 from mixcpt.scores import sample_fingerprint
@@ -24,8 +24,9 @@ from mixcpt.stamps import Stamp, stamp
 _FULL_LOSS, _FULL_DIFFERENCE = 6.0, 2.0
 """Nats from which a token has its full colour."""
 _TALL = 320
+_BEFORE = 60
+"""Tokens of the question that are shown before the answer, unless all are asked for."""
 _VIEWS = {"both": "Side by side", "adapted": "After training", "base": "Base", "difference": "Difference"}
-_MASKED = "read, not learned"
 Losses = dict[str, Any]
 
 
@@ -41,7 +42,7 @@ def losses(info: dict[str, Any], record: Record) -> None:
             "some seconds.",
         )
         run = run_of(info)
-        view = _view(run is not None) if on else "both"
+        view, whole = _view(run is not None) if on else ("both", False)
     if not on:
         return
     if info.get("run") and run is None:
@@ -50,24 +51,36 @@ def losses(info: dict[str, Any], record: Record) -> None:
     if found is None:
         return
     adapted = under(info) if run else ""
-    for label, one in found.items():
-        _draw(one, view if run else "base", label, adapted, STAGES.get(run.stage, STAGES["cpt"]) if run else "")
+    # A pair's answers stand side by side, unless each of them is shown twice.
+    places = st.columns(len(found), gap="medium") if view != "both" else [st.container() for _ in found]
+    for place, (label, one) in zip(places, found.items(), strict=True):
+        first = 0 if whole else _first(one)
+        with place:
+            _draw(one, first, view, label, adapted)
 
 
-def _view(has_run: bool) -> str:
-    if not has_run:
-        return "base"
-    view = st.segmented_control(
-        "View",
-        list(_VIEWS),
-        default="both",
-        required=True,
-        format_func=_VIEWS.__getitem__,
-        key="selection_losses_view",
-        persist_state="session",
-        label_visibility="collapsed",
-    )
-    return view or "both"
+def _view(has_run: bool) -> tuple[str, bool]:
+    """Which strips are shown, and whether with the whole question."""
+    with st.container(horizontal=True, vertical_alignment="center", width="content"):
+        whole = st.toggle(
+            "Whole question",
+            key="selection_losses_whole",
+            persist_state="session",
+            help=f"Else the last {_BEFORE} tokens before the answer.",
+        )
+        if not has_run:
+            return "base", whole
+        view = st.segmented_control(
+            "View",
+            list(_VIEWS),
+            default="both",
+            required=True,
+            format_func=_VIEWS.__getitem__,
+            key="selection_losses_view",
+            persist_state="session",
+            label_visibility="collapsed",
+        )
+    return view or "both", whole
 
 
 def _ask(info: dict[str, Any], record: Record) -> dict[str, Losses] | None:
@@ -106,44 +119,45 @@ def _kept(
 # ---- strips ----------------------------------------------------------------------------------------------------------
 
 
-def _draw(found: Losses, view: str, label: str, run: str, colour: str) -> None:
-    if label:
-        st.markdown(f"**{label}**")
+def _first(found: Losses) -> int:
+    """The first token that is shown when the question is cut short."""
+    learned = found["mask"].index(True) if True in found["mask"] else 0
+    return max(learned - _BEFORE, 0)
+
+
+def _draw(found: Losses, first: int, view: str, label: str, run: str) -> None:
+    cut = f":small[:gray[The first {count(first)} tokens of the question are not shown.]]" if first else ""
+    if label or cut:
+        st.markdown(f"**{label}** {cut}" if label else cut)
     key = "_".join(filter(None, ("selection_strip", label.split(" ")[0].lower(), view)))
-    if view == "difference":
-        st.caption(_sum(found, "difference"))
-        legend = [("cheaper after training", DOMAIN), ("dearer after training", GENERAL)]
-        token_strip(_differences(found), key=key, legend=legend, masked=_MASKED, height=_TALL)
-        return
     shown = {"both": ["base", "adapted"]}.get(view, [view])
     for place, which in zip(st.columns(len(shown), gap="medium"), shown, strict=True):
-        name, tint = ("The base", STAGES["base"]) if which == "base" else (run, colour)
         with place:
-            st.markdown(f"{plain(name)} · {_sum(found, which)}")
-            legend = [("answer: the darker, the dearer", tint)]
-            token_strip(_chips(found, which), key=f"{key}_{which}", legend=legend, masked=_MASKED, height=_TALL)
+            _strip(found, first, which, run, f"{key}_{which}")
+
+
+def _strip(found: Losses, first: int, which: str, run: str, key: str) -> None:
+    name, legend = {
+        "base": ("The base", [("the stronger, the more surprising", GENERAL)]),
+        "adapted": (run, [("the stronger, the more surprising", GENERAL)]),
+        "difference": (run, [("cheaper after training", DOMAIN), ("dearer after training", GENERAL)]),
+    }[which]
+    st.markdown(f"{plain(name)} · {_sum(found, which)}")
+    options = {"legend": legend, "headings": ["question", "answer"], "masked": "read, not learned", "height": _TALL}
+    token_strip(_chips(found, which)[first:], key=key, **options)  # type: ignore[arg-type]
 
 
 def _chips(found: Losses, which: str) -> list[Chip]:
+    base, adapted = found["base"], found["adapted"]
+    moved = [after - before for before, after in zip(base, adapted, strict=True)] if which == "difference" else []
+    full = _FULL_DIFFERENCE if moved else _FULL_LOSS
     return [
         Chip(
             text=text,
+            group=int(moved[place] > 0) if moved else 0,
+            block=int(found["mask"][place]),
             detail=_detail(found, place),
-            value=min(found[which][place] / _FULL_LOSS, 1.0),
-            is_masked=not found["mask"][place],
-        )
-        for place, text in enumerate(found["texts"])
-    ]
-
-
-def _differences(found: Losses) -> list[Chip]:
-    moved = [after - before for before, after in zip(found["base"], found["adapted"], strict=True)]
-    return [
-        Chip(
-            text=text,
-            group=int(moved[place] > 0),
-            detail=_detail(found, place),
-            value=min(abs(moved[place]) / _FULL_DIFFERENCE, 1.0),
+            value=min(abs(moved[place] if moved else found[which][place]) / full, 1.0),
             is_masked=not found["mask"][place],
         )
         for place, text in enumerate(found["texts"])
@@ -172,5 +186,5 @@ def _sum(found: Losses, which: str) -> str:
         if found[name] is not None
     }
     if which == "difference":
-        return f"Training moved the answer by {signed(means['adapted'] - means['base'])} nats per token."
+        return f"moved the answer by {signed(means['adapted'] - means['base'])} nats per token"
     return f"{means[which]:.3f} nats per token of the answer"

@@ -20,6 +20,7 @@ from mixcpt.scores import ScoredSample, default_score, names_of
 from mixcpt.selection import Rule, Selection
 from mixcpt.settings import validate
 from mixcpt.stamps import Stamp, stamp
+from mixcpt.templates import OWN
 
 SCORES, SELECTION, CHOICE, SAMPLE = "scores", "selection", "choice", "sample"
 """What the address names."""
@@ -229,4 +230,6 @@ STATES = {"chosen": "green", "kept": "blue", "discarded": "orange", "not chosen"
 
 def template_words(info: dict[str, Any]) -> str:
     template = info.get("template")
-    return f"template {plain(template['name'])}" if template else "plain text, no template"
+    if template is None:
+        return "plain text, no chat template"
+    return "the model's own chat template" if template["name"] == OWN else f"chat template {plain(template['name'])}"

@@ -86,13 +86,14 @@ def _score(now: Opened) -> None:
         help=_scores_help(now),
     )
     score = SCORES[str(now.score)]
-    ours = " That low is easy is our reading: the paper names the score, but its equation was not available to us."
-    st.caption(plain(f"{score.help} {score.easy.capitalize()} is easy.") + (ours if score.ours else ""))
+    st.caption(plain(f"{score.help} {score.easy.capitalize()} is easy."))
 
 
 def _scores_help(now: Opened) -> str:
     lines = [f"**{plain(SCORES[name].label)}** {plain(SCORES[name].help)}" for name in now.names]
-    return "  \n".join([*lines, "*A nat is 1.44 bits: a loss of 0.7 nats is a probability of one half.*"])
+    nats = "A nat is 1.44 bits: a loss of 0.7 nats is a probability of one half."
+    ours = "Our reading: the paper names this score, but its equation was not available to us."
+    return "  \n".join([*lines, nats, *([ours] if any(SCORES[name].ours for name in now.names) else [])])
 
 
 def _end(now: Opened) -> None:

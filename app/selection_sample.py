@@ -13,13 +13,13 @@ from mixcpt.records import Message, Record
 from mixcpt.scores import SCORES, ScoredSample
 
 _GO_ON = "selection_go_on"
-_TALL, LONGEST = 520, 20_000
+_TALL, LONGEST = 400, 20_000
 """Pixels from which a conversation scrolls, and characters of a text that are shown."""
 _AVATARS = {"user": "user", "assistant": "assistant"}
 _HANDS = {
     "keep": ("Keep", ":material/check:", "K", "Chosen, whatever the rule says."),
     "discard": ("Discard", ":material/close:", "D", "Not chosen, whatever the rule says."),
-    "leave": ("Leave to the rule", ":material/undo:", "L", "Takes back what was kept or discarded by hand."),
+    "leave": ("Undo", ":material/undo:", "U", "Leaves it to the rule again."),
 }
 
 
@@ -27,7 +27,7 @@ def samples(now: Opened) -> None:
     """The samples as a table, and beside it the one that is open."""
     shown = listed(now, *filters())
     one, place = opened_sample(shown, now)
-    left, right = st.columns([1, 1], gap="medium")
+    left, right = st.columns([2, 3], gap="medium")
     with left:
         if shown:
             table(now, shown, place)
@@ -43,27 +43,23 @@ def samples(now: Opened) -> None:
 def _sample(now: Opened, shown: Sequence[ScoredSample], one: ScoredSample, place: int | None) -> None:
     """The sample with its buttons; `place` is that in the list that is gone through, None where it is not in it."""
     with st.container(border=True):
-        _steps(shown, place)
+        _steps(now, shown, one, place)
         _hands(now, shown, one, place)
-        _facts(now, one)
         if one.reason:
             st.warning(f"It cannot be trained on: {plain(one.reason)}.", icon=":material/block:")
         with st.container(height=_TALL, border=False):
             conversation(one.parsed)
+        _facts(now, one)
 
 
-def _steps(shown: Sequence[ScoredSample], place: int | None) -> None:
+def _steps(now: Opened, shown: Sequence[ScoredSample], one: ScoredSample, place: int | None) -> None:
+    stands = state_of(now, one)
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        where = f"**Sample {count(place + 1)} of {count(len(shown))}**" if place is not None else "**Not in this list**"
-        st.markdown(where, width="content")
+        with st.container(horizontal=True, vertical_alignment="center", width="content"):
+            where = f"Sample {count(place + 1)} of {count(len(shown))}" if place is not None else "Not in this list"
+            st.markdown(f"**{where}**", width="content")
+            st.badge(stands, color=STATES[stands])  # type: ignore[arg-type]
         with st.container(horizontal=True, width="content", gap="xsmall"):
-            st.toggle(
-                "Go on after each",
-                value=True,
-                key=_GO_ON,
-                persist_state="session",
-                help="After Keep and Discard the next sample is opened.",
-            )
             before, after = _neighbours(shown, place)
             _step("Previous", ":material/chevron_left:", "P", before)
             _step("Next", ":material/chevron_right:", "N", after)
@@ -92,18 +88,25 @@ def _hands(now: Opened, shown: Sequence[ScoredSample], one: ScoredSample, place:
     stands = state_of(now, one)
     used = {"kept": "keep", "discarded": "discard"}.get(stands, "leave")
     _, after = _neighbours(shown, place)
-    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
-        st.badge(stands, color=STATES[stands])  # type: ignore[arg-type]
-        for hand, (label, icon, shortcut, help) in _HANDS.items():
-            st.button(
-                label,
-                icon=icon,
-                key=f"selection_{hand}",
-                shortcut=shortcut,
-                help=help,
-                disabled=bool(one.reason) or hand == used,
-                on_click=partial(_decide, now, one.id, hand, after),
-            )
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        with st.container(horizontal=True, gap="xsmall", width="content"):
+            for hand, (label, icon, shortcut, help) in _HANDS.items():
+                st.button(
+                    label,
+                    icon=icon,
+                    key=f"selection_{hand}",
+                    shortcut=shortcut,
+                    help=help,
+                    disabled=bool(one.reason) or hand == used,
+                    on_click=partial(_decide, now, one.id, hand, after),
+                )
+        st.toggle(
+            "Then go on",
+            value=True,
+            key=_GO_ON,
+            persist_state="session",
+            help="After Keep and Discard the next sample is opened.",
+        )
 
 
 def _decide(now: Opened, id: str, hand: str, after: str | None) -> None:
@@ -115,12 +118,17 @@ def _decide(now: Opened, id: str, hand: str, after: str | None) -> None:
 
 
 def _facts(now: Opened, one: ScoredSample) -> None:
-    if one.scores:
-        values = [f"{plain(SCORES[name].short)} **{one.scores[name]:.3f}**" for name in now.names if name in one.scores]
-        st.caption(" · ".join(values))
     tokens = f"{count(one.tokens)} tokens, {count(one.answer_tokens)} of the answer · " if one.tokens else ""
-    star = " · \\* our reading" if any(SCORES[name].ours for name in one.scores) else ""
-    st.caption(f"{tokens}id {plain(one.id)}{star}")
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.caption(f"{tokens}id {plain(one.id)}", width="content")
+        if one.scores:
+            with st.popover("All scores", type="tertiary"):
+                lines = [
+                    f"{plain(SCORES[name].label)}: **{one.scores[name]:.4g}** {SCORES[name].unit}"
+                    for name in now.names
+                    if name in one.scores
+                ]
+                st.markdown("  \n".join(lines))
 
 
 def conversation(record: Record) -> None:

@@ -10,7 +10,7 @@ import streamlit as st
 from app import show
 from app.selection_opened import SAMPLE, Opened
 from app.words import plain
-from mixcpt.ranks import contested, correlations
+from mixcpt.ranks import contested, correlations, of_one_order
 from mixcpt.scores import SCORES
 from mixcpt.spread import agreement, score_scatter
 
@@ -47,7 +47,7 @@ def disagreement(now: Opened) -> None:
         )
         return
     one, other = _two(now)
-    left, right = st.columns([5, 4], gap="medium")
+    left, right = st.columns(2, gap="medium")
     with left, st.container(border=True, height="stretch"):
         _cloud(now, one, other)
     with right, st.container(border=True, height="stretch"):
@@ -125,9 +125,12 @@ def _agreement(now: Opened) -> None:
         help="Spearman's rank correlation, from the easy end to the hard one: 1 is the same order, 0 no relation, −1 "
         "the opposite order.",
     )
-    show.chart(agreement(now.names, correlations(now.begun.samples, now.names)), key="selection_agreement")
-    if any(SCORES[name].ours for name in now.names):
-        st.caption("\\* our reading of the paper")
+    names = of_one_order(now.names)
+    show.chart(agreement(names, correlations(now.begun.samples, names)), key="selection_agreement")
+    notes = ["A perplexity orders as its loss does."] if len(names) < len(now.names) else []
+    notes += ["\\* our reading of the paper."] if any(SCORES[name].ours for name in names) else []
+    if notes:
+        st.caption(" ".join(notes))
 
 
 def _contested(now: Opened, one: str, other: str) -> None:
@@ -169,8 +172,8 @@ def _contested(now: Opened, one: str, other: str) -> None:
         selection_mode=["single-row", "single-cell"],
         column_config={
             "Question": column.TextColumn(width=300, help="Click a row to open the sample."),
-            "one": column.NumberColumn(f"by {names[0]}", format="%.0f %%", width=120),
-            "other": column.NumberColumn(f"by {names[1]}", format="%.0f %%", width=120),
+            "one": column.NumberColumn(f"by {names[0]}", format="%.0f %%", width=165),
+            "other": column.NumberColumn(f"by {names[1]}", format="%.0f %%", width=165),
             "Apart": column.NumberColumn(format="%+.0f", width=70, help="In percent of the samples."),
             "Answer": column.TextColumn(width=300),
         },

@@ -1,6 +1,7 @@
 """The form that orders a scoring, and how the orders stand."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import streamlit as st
 
 from app import show, state
-from app.words import ago, count, plain, printable
+from app.words import ago, count, moment, plain, printable
 from mixcpt import score_jobs
 from mixcpt.builtin import find_source
 from mixcpt.errors import BadInput, MixcptError
+from mixcpt.estimate import minutes
 from mixcpt.jobs import Job, Status
 from mixcpt.launching import local_models
 from mixcpt.modelstore import find_folder
@@ -20,7 +22,7 @@ from mixcpt.palette import KIND_WORDS
 from mixcpt.records import Message
 from mixcpt.runs import Run
 from mixcpt.score_jobs import NO_TEMPLATE, ScoreOrder
-from mixcpt.scores import SCORES, list_tables
+from mixcpt.scores import list_tables
 from mixcpt.settings import validate
 from mixcpt.templates import NAMED, OWN, ChatTemplate, named_template
 from mixcpt.tokens import TextTokenizer
@@ -30,6 +32,8 @@ SOURCE, UNDER, TEMPLATE = "source", "under", "template"
 """What the form keeps in the address."""
 _FORMS = {"template": "under the chat template", "plain": "as plain text", "alone": "the answer alone"}
 _PROBLEM = "selection_start_problem"
+_TELLING = 0.05
+"""Share of a scoring from which its time is told."""
 _EXAMPLE = (
     Message("user", "What grinds corn?"),
     Message("assistant", "A mill does."),
@@ -60,7 +64,7 @@ def form() -> None:
                 icon=":material/rocket_launch:",
             )
             return
-        left, middle, right = st.columns(3)
+        left, middle, right = st.columns([3, 4, 3])
         with left:
             source = _source()
         with middle:
@@ -69,7 +73,7 @@ def form() -> None:
             template = _template(under)
         options = _options(source, under)
         order = _order(source, under, template, options)
-        _read_as(source, under, template)
+        _read_as(source, under, template, options)
         _button(order)
 
 
@@ -140,6 +144,7 @@ def _template(under: str) -> str | None:
         key=_kept(TEMPLATE, options, OWN if own else None),
         on_change=partial(_keep, TEMPLATE),
         placeholder="choose one",
+        required=own is not None,
         help="How a conversation is written for the model: marks for who speaks and where an answer ends. Training "
         "uses the same one later.",
     )
@@ -266,9 +271,9 @@ def _rendered(folder: str, template: str, source: str) -> str:
     return chat.tokenizer.decode(chat.render(_EXAMPLE).ids.tolist())
 
 
-def _read_as(source: str, under: str, template: str | None) -> None:
+def _read_as(source: str, under: str, template: str | None, options: dict[str, Any]) -> None:
     """How much is read, and what a conversation looks like under the template."""
-    st.caption(_how_much(source))
+    st.caption(_how_much(source, options))
     folder = _folder(under)
     if template in (None, NO_TEMPLATE) or folder is None:
         return
@@ -289,23 +294,21 @@ def _folder(under: str) -> Path | None:
     return find_folder(state.workspace(), run.config.model.name if run else under)
 
 
-def _how_much(source: str) -> str:
+def _how_much(source: str, options: dict[str, Any]) -> str:
     try:
         corpus = find_source(state.workspace(), source)
     except MixcptError as problem:
         return plain(problem)
-    scores = ", ".join(one.short.lower() for one in SCORES.values() if one.kind == _kind(source) and not one.ours)
     if corpus is None:
-        return f"It is made when it is first scored. Gives: {plain(scores)}, and more."
+        return "This built-in source is made when it is first scored."
     train = corpus.manifest.split.train
+    ways = len(options.get("what", ())) or 1
+    again = f", read {ways} times" if ways > 1 else ""
+    wanted = f" Of these {count(options['limit'])} are drawn." if options["limit"] else ""
     return (
-        f"{count(train.documents)} samples, {count(train.tokens)} tokens; what is held out is no candidate. "
-        f"Gives: {plain(scores)}, and more."
+        f"{count(train.documents)} samples with {count(train.tokens)} tokens{again}; what is held out is no candidate."
+        f"{wanted}"
     )
-
-
-def _kind(source: str) -> str:
-    return score_jobs.sources(state.workspace()).get(source, "instructions")
 
 
 # ---- how the orders stand --------------------------------------------------------------------------------------------
@@ -335,7 +338,7 @@ def _one(job: Job, status: Status) -> None:
         words, first, second = st.columns([6, 1, 1], vertical_alignment="center")
         if status.state in score_jobs.LIVE:
             message = plain(status.message) or "Waiting for its turn"
-            words.progress(status.progress or 0.0, text=f"**{plain(job.label)}** · {message}")
+            words.progress(status.progress or 0.0, text=f"**{plain(job.label)}** · {message}{_left(status)}")
             second.button(
                 "Cancel", key=f"selection_cancel_{job.id}", on_click=_cancel, args=(job,), width="stretch",
                 help="What was scored so far is kept, and not scored again.",
@@ -348,6 +351,14 @@ def _one(job: Job, status: Status) -> None:
             "Discard", key=f"selection_discard_{job.id}", on_click=_discard, args=(job,), width="stretch",
             help="Takes this message away.",
         )  # fmt: skip
+
+
+def _left(status: Status) -> str:
+    """How long it will still take, from what it took so far; empty while that says little."""
+    if not status.started or not status.progress or status.progress < _TELLING:
+        return ""
+    took = (datetime.now(UTC) - moment(status.started)).total_seconds()
+    return f" · about {minutes(took * (1 - status.progress) / status.progress)} left"
 
 
 @show.told

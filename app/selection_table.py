@@ -15,7 +15,7 @@ _ORDERS = ["easiest first", "hardest first", "longest first", "as in the source"
 _FIND, _SHOW, _ORDER = "find", "show", "order"
 MOST = 5000
 """Rows that a browser is given at once."""
-HEIGHT = 520
+HEIGHT = 586
 
 
 def filters() -> tuple[str, str, str]:

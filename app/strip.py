@@ -39,7 +39,7 @@ _CSS = """
 .block h6 { margin: 0 0 0.2rem 0; font: 600 0.78rem var(--st-font); color: var(--st-text-color); opacity: 0.8; }
 .chips { font-family: var(--st-code-font); font-size: 0.84rem; line-height: 1.85; color: var(--st-text-color);
   overflow-wrap: anywhere; }
-.chip { background: color-mix(in srgb, var(--c) calc(var(--v, 1) * 26%), transparent); border-radius: 3px;
+.chip { background: color-mix(in srgb, var(--c) calc(var(--v, 1) * var(--full, 26%)), transparent); border-radius: 3px;
   padding: 0.12em 0.08em; margin-right: 1px; cursor: pointer; white-space: pre-wrap; }
 .chip:hover { background: color-mix(in srgb, var(--c) 55%, transparent); }
 .chip:focus { outline: none; }
@@ -48,7 +48,7 @@ _CSS = """
   background: color-mix(in srgb, var(--c) 60%, transparent); }
 .chip u { text-decoration: none; opacity: 0.35; }
 .masked, .legend i.masked { background: repeating-linear-gradient(45deg,
-  color-mix(in srgb, var(--c) 45%, transparent) 0 2px, transparent 2px 5px); }
+  color-mix(in srgb, var(--c) 32%, transparent) 0 2px, transparent 2px 5px); }
 .pill { border: 1px solid var(--c); border-radius: 999px; padding: 0.05em 0.5em; font: 600 0.72rem var(--st-font); }
 """
 
@@ -82,7 +82,10 @@ function chip(token, number, data) {
   const pill = token.end || token.begin;
   const made = element('span', undefined, pill ? 'chip pill' : token.masked ? 'chip masked' : 'chip');
   made.style.setProperty('--c', data.legend[token.group].colour);
-  if (token.value !== null) made.style.setProperty('--v', token.value);
+  if (token.value !== null) {
+    made.style.setProperty('--v', token.value);
+    made.style.setProperty('--full', '62%');  // where strength means something, all of it is used
+  }
   if (pill) made.textContent = token.end ? data.words.end : data.words.begin;
   else write(made, token.text);
   made.title = token.detail;

@@ -9,7 +9,7 @@ from typing import Any
 from mixcpt.cli_show import print_json, say
 from mixcpt.commands import at_least, command
 from mixcpt.errors import BadInput
-from mixcpt.scores import SCORES, ScoreTable, default_score, list_tables, table_ids
+from mixcpt.scores import SCORES, ScoreTable, alike, default_score, list_tables, table_ids
 from mixcpt.selection import Rule, Selection, delete_selection, list_selections, open_selection
 from mixcpt.settings import validate
 from mixcpt.workspace import Workspace
@@ -99,7 +99,7 @@ def score(workspace: Workspace, options: argparse.Namespace) -> int:
 
 
 def _row(table: ScoreTable) -> dict[str, Any]:
-    reasons = Counter(sample.reason for sample in table.samples if sample.reason)
+    reasons = Counter(alike(sample.reason) for sample in table.samples if sample.reason)
     return {**table.info, "scores": table.names(), "reasons": dict(reasons)}
 
 

@@ -35,6 +35,11 @@ def mean_ranks(values: np.ndarray) -> np.ndarray:
     return means
 
 
+def of_one_order(names: Sequence[str]) -> list[str]:
+    """The scores whose orders can differ: without a perplexity whose loss is there, for it is exp of that."""
+    return [name for name in names if name.replace("perplexity", "loss") not in set(names) - {name}]
+
+
 def correlations(samples: Sequence[ScoredSample], names: Sequence[str]) -> list[list[float | None]]:
     """Spearman's rank correlation of each pair of scores: Pearson's, of the ranks of the samples that have both.
 

@@ -264,6 +264,11 @@ class ScoreTable:
         return cls(read_facts(folder / "table.json", _FACTS), read_samples(folder / "scores.jsonl"))
 
 
+def alike(reason: str) -> str:
+    """A reason without its numbers, so that the same one is counted as one."""
+    return re.sub(r"\d[\d,]*", "…", reason)
+
+
 def names_of(samples: Iterable[ScoredSample]) -> list[str]:
     """The scores that at least one sample has, in the order of `SCORES`."""
     there = {name for sample in samples for name in sample.scores}

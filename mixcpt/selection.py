@@ -26,7 +26,7 @@ from pydantic import model_validator
 
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.records import Kind, Message, Record
-from mixcpt.scores import SCORES, ScoredSample, ScoreTable, all_facts, read_facts, read_samples, write_samples
+from mixcpt.scores import SCORES, ScoredSample, ScoreTable, alike, all_facts, read_facts, read_samples, write_samples
 from mixcpt.settings import Config, setting, validate
 from mixcpt.workspace import Workspace, building, check_name, now, write_atomic, write_json
 
@@ -159,7 +159,8 @@ def histogram(samples: Sequence[ScoredSample], score: str, bins: int = 40) -> Hi
 
 @dataclass(frozen=True)
 class Counts:
-    """What a selection amounts to. excluded: reason to number of samples; unscored: without the rule's score."""
+    """What a selection amounts to. excluded: reason, without its numbers, to how many samples; unscored: how many lack
+    the rule's score."""
 
     candidates: int
     chosen: int
@@ -247,7 +248,7 @@ class Selection:
             kept_by_hand=len(self.keep),
             discarded_by_hand=len(self.discard),
             unscored=sum(self.rule.score not in sample.scores for sample in usable) if by_score else 0,
-            excluded=dict(Counter(sample.reason for sample in self.samples if sample.reason)),
+            excluded=dict(Counter(alike(sample.reason) for sample in self.samples if sample.reason)),
         )
 
     def histogram(self, score: str, bins: int = 40) -> Histogram:

@@ -17,7 +17,7 @@ from mixcpt.selection import Selection
 
 POINTS = 2000
 _EXCERPT = 80
-_PLAIN_LIMIT = 4
+_FAINT = "rgba(138,143,152,0.12)"
 
 
 def score_histogram(selection: Selection, score: str) -> go.Figure:
@@ -127,7 +127,8 @@ def _add_ray(figure: go.Figure, slope: float, across: tuple[float, float], dash:
 
 
 def agreement(names: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> go.Figure:
-    """The rank correlation of each pair of scores as a coloured table: 1 the same order, -1 the opposite."""
+    """The rank correlation of each pair of scores as a coloured table: 1 the same order, -1 the opposite. Scores are
+    numbered, and named once."""
     if len(names) < 2:
         return nothing("agreement", "It takes two scores to agree or not.")
     places = list(range(len(names)))
@@ -138,19 +139,20 @@ def agreement(names: Sequence[str], matrix: Sequence[Sequence[float | None]]) ->
         y=places,
         zmin=-1,
         zmax=1,
-        colorscale=[[0.0, GENERAL], [0.5, "rgba(138,143,152,0.12)"], [1.0, DOMAIN]],
+        colorscale=[[0.0, GENERAL], [0.5, _FAINT], [1.0, DOMAIN]],
         showscale=False,
         xgap=2,
         ygap=2,
         text=[["–" if value is None else f"{value:.2f}" for value in row] for row in matrix],
         texttemplate="%{text}",
+        textfont={"size": 12},
         customdata=_pairs(names),
         hovertemplate="%{customdata}<br>rank correlation %{text}<extra></extra>",
     )
-    titles = [label(SCORES[name].short, 32) for name in names]
-    frame(figure, "agreement", height=120 + 34 * len(names))
-    short = len(names) <= _PLAIN_LIMIT
-    figure.update_xaxes(tickvals=places, ticktext=titles, showgrid=False, tickangle=0 if short else -35, side="bottom")
+    frame(figure, "agreement", height=60 + 40 * len(names))
+    titles = [f"{label(SCORES[name].short, 36)}  {number}" for number, name in enumerate(names, 1)]
+    numbers = [str(number) for number in range(1, len(names) + 1)]
+    figure.update_xaxes(tickvals=places, ticktext=numbers, showgrid=False, side="top")
     figure.update_yaxes(tickvals=places, ticktext=titles, showgrid=False, autorange="reversed")
     return figure
 

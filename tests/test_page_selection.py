@@ -476,9 +476,10 @@ def test_colours_are_as_strong_as_losses() -> None:
     chips = selection_losses._chips(found, "base")
     assert [chip.value for chip in chips] == pytest.approx([0, 1 / 6, 1 / 6, 4 / 6])
     assert [chip.is_masked for chip in chips] == [True, True, False, False]
+    assert [chip.block for chip in chips] == [0, 0, 1, 1]
     assert chips[3].detail == "base 4.00 nats (1.83 %), after training 1.00 nats (36.8 %)"
     assert chips[1].detail.endswith("part of the question, not learned")
-    moved = selection_losses._differences(found)
+    moved = selection_losses._chips(found, "difference")
     assert [(chip.group, chip.value) for chip in moved] == [(0, 0.0), (0, 0.25), (1, 0.5), (0, 1.0)]
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from test_selection import sample
 
-from mixcpt.ranks import contested, correlations, mean_ranks
+from mixcpt.ranks import contested, correlations, mean_ranks, of_one_order
 
 few_values = st.lists(st.sampled_from([-2.0, 0.0, 0.5, 3.0, 7.0]), min_size=3, max_size=40)
 
@@ -39,6 +39,12 @@ def test_scores_that_run_in_opposite_ways_agree_on_what_is_easy() -> None:
     """Low is easy for the DPO loss, high is easy for the margin."""
     samples = [sample(f"s{n}", margin=float(n), dpo_loss=-(float(n) ** 3)) for n in range(5)]
     assert correlations(samples, ["margin", "dpo_loss"])[0][1] == pytest.approx(1.0)
+
+
+def test_a_perplexity_orders_as_its_loss() -> None:
+    names = ["perplexity_template", "perplexity_plain", "loss_plain", "ifd"]
+    assert of_one_order(names) == ["perplexity_template", "loss_plain", "ifd"]
+    assert of_one_order(["margin", "dpo_loss"]) == ["margin", "dpo_loss"]
 
 
 def test_too_few_samples_tell_nothing() -> None:

@@ -97,7 +97,12 @@ def test_the_table_of_agreement_is_square_and_says_its_numbers() -> None:
     figure = spread.agreement(names, [[1.0, 0.25, None], [0.25, 1.0, -0.5], [None, -0.5, 1.0]])
     (heat,) = figure.data
     assert heat.text[0] == ("1.00", "0.25", "–") or list(heat.text[0]) == ["1.00", "0.25", "–"]
-    assert list(figure.layout.xaxis.ticktext) == ["IFD", "Loss, plain text", "Format alignment, over the whol…"]
+    assert list(figure.layout.yaxis.ticktext) == [
+        "IFD  1",
+        "Loss, plain text  2",
+        "Format alignment, over the whole te…  3",
+    ]
+    assert list(figure.layout.xaxis.ticktext) == ["1", "2", "3"]
     assert heat.customdata[1][2] == "Loss, plain text and Format alignment, over the whole text*"
 
 
