@@ -7,7 +7,6 @@ is used throughout where the two differ. One at a time it is lm-eval's own way f
 16 bits rounding is coarse enough to change answers.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -30,7 +29,6 @@ class Asking(HFLM):  # type: ignore[misc]
     """lm-eval's model over one in memory. `heard` is called with the share of requests that is done."""
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int, heard: Callable[[float], None]):
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
         self.heard, self.total, self.done = heard, 1, 0
         self._together = batch_size > 1

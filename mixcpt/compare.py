@@ -12,7 +12,7 @@ import csv
 import hashlib
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -204,10 +204,8 @@ def _nearest(run: Run, curve: Sequence[Row], domain_tokens: int, share: float) -
 
 
 def _scores(run: Run) -> Row:
-    evaluation = run.results().get("evaluation", {})
     row: Row = {}
-    for task, final in evaluation.get("final", {}).items():
-        base, gain = evaluation["base"][task], evaluation["gain"][task]
+    for task, base, final, gain in _each(run.results().get("evaluation", {})):
         sign = -1 if task in GENERAL_TASKS else 1
         interval = sorted(sign * bound for bound in gain["interval"])
         row |= {
@@ -222,6 +220,16 @@ def _scores(run: Run) -> Row:
             f"{task}_{'forgetting' if sign < 0 else 'gain'}_interval": interval,
         }
     return row
+
+
+def _each(evaluation: dict[str, Any]) -> Iterator[tuple[str, Row, Row, Row]]:
+    """Per question set the scores of base and run, and the gain; of an open set, as `TASK_exact`, also those where only
+    an accepted answer may be written."""
+    for task, final in evaluation.get("final", {}).items():
+        base, gain = evaluation["base"][task], evaluation["gain"][task]
+        yield task, base, final, gain
+        if final.get("exact"):
+            yield f"{task}_exact", {**base, **base["exact"]}, {**final, **final["exact"]}, gain["exact"]
 
 
 _PER_SEED = {"run", "seed", "parent", "curve"}
@@ -279,12 +287,15 @@ def as_text(rows: Sequence[Row]) -> str:
     blocks = ["bits per byte, lower is better; KL in nats per token", _block(rows, measures)]
     keys = dict.fromkeys(key for row in rows for key in row if key.endswith("_accuracy"))
     if tasks := [key.removesuffix("_accuracy") for key in keys]:
-        columns = [(f"{task}_items", task, "{}") for task in tasks]
-        for place, task in enumerate(tasks):
-            before, after = (f"{task}_base", "before", "{:.0%}"), (f"{task}_accuracy", "after", "{:.0%}")
-            columns[3 * place + 1 : 3 * place + 1] = [before, after]
-        blocks += ["", "questions: how many, and the share answered right", _block(rows, columns)]
+        columns = [column for task in tasks for column in _columns_of(task)]
+        title = "questions: how many, what guessing and always the most frequent answer score, the share answered right"
+        blocks += ["", title, _block(rows, columns)]
     return "\n".join(blocks)
+
+
+def _columns_of(task: str) -> list[tuple[str, str, str]]:
+    shares = (("chance", "guessing"), ("majority", "majority"), ("base", "before"), ("accuracy", "after"))
+    return [(f"{task}_items", task, "{}"), *((f"{task}_{key}", title, "{:.0%}") for key, title in shares)]
 
 
 def _block(rows: Sequence[Row], columns: Sequence[tuple[str, str, str]]) -> str:

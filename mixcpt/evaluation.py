@@ -185,9 +185,7 @@ class _Evaluation:
         from mixcpt.format import Exam
 
         exams: dict[str, Exam] = {}
-        if not self.config.format_items:
-            return exams
-        for name in self.config.format_templates or [OWN]:
+        for name in templates_of(self.config):
             template = choose_template(self.base.folder, None if name == OWN else name, self.run.adapter)
             if template is None:
                 self.unavailable[f"{FORMAT} {name}"] = (
@@ -354,20 +352,29 @@ def run_job(context: "JobContext") -> str:
     run = Runs(context.workspace).get(context.job.run or "")
     config = override(run.config.evaluation, context.job.payload.get("ask", {}))
     results = evaluate(context.workspace, run, config, progress=context.progress, check=context.check)
-    return "; ".join([*scores_in_short(results, results["finished"]), *refusals(results, config).values()])
+    return "; ".join([*scores_in_short(results, config), *refusals(results, config).values()])
 
 
 def refusals(results: dict[str, Any], config: EvaluationConfig) -> dict[str, str]:
-    """Of what was asked just now, what could not be had, and why."""
-    wanted = {*official.tasks(config.tasks), *(f"{FORMAT} {name}" for name in config.format_templates or [OWN])}
+    """Of what `config` asks, what could not be had, and why."""
+    wanted = {*official.tasks(config.tasks), *(f"{FORMAT} {name}" for name in templates_of(config))}
     return {name: why for name, why in results.get("unavailable", {}).items() if name in wanted}
 
 
-def scores_in_short(results: dict[str, Any], finished: str) -> list[str]:
-    """What came out of the asking that ended at this time, set by set."""
-    asked = [task for task, how in results["asked"].items() if how["finished"] == finished]
-    shares = {task: [results[side][task]["accuracy"] for side in ("base", "final")] for task in asked}
-    for name, one in results[FORMAT].items():
-        if one["finished"] == finished:
+def scores_in_short(results: dict[str, Any], config: EvaluationConfig) -> list[str]:
+    """Of what `config` asks, what came out, set by set."""
+    tasks = [*question_sets(config), *official.tasks(config.tasks)]
+    shares = {
+        task: [results[side][task]["accuracy"] for side in ("base", "final")]
+        for task in tasks
+        if task in results["final"]
+    }
+    for name in templates_of(config):
+        if one := results[FORMAT].get(name):
             shares[f"well formed ({name})"] = [one[side]["well_formed"]["share"] for side in ("base", "final")]
     return [f"{what} {before:.0%} → {after:.0%}" for what, (before, after) in shares.items()]
+
+
+def templates_of(config: EvaluationConfig) -> list[str]:
+    """In which templates the format is measured; none when it is not."""
+    return (config.format_templates or [OWN]) if config.format_items else []

@@ -103,13 +103,10 @@ def ask(
 
 def ours(sets: Mapping[str, Sequence[Question]], folder: Path) -> list[Asked]:
     """Our sets, written into `folder` as tasks and loaded from there."""
-    from lm_eval.tasks import TaskManager
-
     if not sets:
         return []
     write_tasks(sets, folder)
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
-    loaded = manager.load([PREFIX + name for name in sets])["tasks"]
+    loaded = official.load_from(folder, [PREFIX + name for name in sets])
     return [Asked(name, loaded[PREFIX + name], list(questions)) for name, questions in sets.items()]
 
 

@@ -7,6 +7,7 @@ What this gives up: lm-eval's groups, for a group is no one score, and tasks tha
 
 import difflib
 import importlib.util
+import logging
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -78,17 +79,23 @@ def load(name: str) -> "Task":
     Raises:
         Unavailable: its questions cannot be had, or it cannot be asked here.
     """
-    from lm_eval.tasks import TaskManager
-
     path = _index()[0][name]
-    manager = TaskManager(include_path=str(path.parent), include_defaults=False)
     try:
-        task: Task = manager.load([name])["tasks"][name]
+        task = load_from(path.parent, [name])[name]
     except Exception as error:  # each task brings code of its own, so anything may come out of it
         raise Unavailable(_why(name, path, error)) from error
     if getattr(task, "UNSAFE_CODE", False):
         raise Unavailable(f"{PREFIX}{name} runs code that a model has written, which is not done here: leave it out.")
     return task
+
+
+def load_from(folder: Path, names: Sequence[str]) -> "dict[str, Task]":
+    """These tasks of a folder by lm-eval's TaskManager, which says nothing but errors from now on."""
+    from lm_eval.tasks import TaskManager
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    loaded: dict[str, Task] = TaskManager(include_path=str(folder), include_defaults=False).load(list(names))["tasks"]
+    return loaded
 
 
 def _why(name: str, path: Path, error: Exception) -> str:

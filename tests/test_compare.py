@@ -248,8 +248,20 @@ def test_the_text_table_shows_values_units_and_spread(workspace: Workspace) -> N
     assert title.split()[:4] == ["arm", "seeds", "tokens", "domain"]
     # deviation sqrt(0.125), over sqrt(2) gives 0.25; t(1) = 12.706: 3.177
     assert line.startswith("mixture  2      64") and "+0.750 ±3.177" in line
-    assert asked.split()[2:5] == ["general", "before", "after"] and "atlas_recall" in asked
+    assert asked.split()[2:7] == ["general", "guessing", "majority", "before", "after"] and "atlas_recall" in asked
     assert "25%" in answered and "75%" in answered
+
+
+def test_exact_answers_of_an_open_set_are_a_set_of_their_own(workspace: Workspace) -> None:
+    run = evaluated(make(workspace, CURVE))
+    found = run.results()["evaluation"]
+    for part, share in (("base", 0.1), ("final", 0.3)):
+        found[part]["general"]["exact"] = {"accuracy": share, "interval": [share, share]}
+    found["gain"]["general"]["exact"] = {"difference": 0.2, "interval": [0.1, 0.3]}
+    run.write_results("evaluation", found)
+    (row,) = compare([run])
+    assert (row["general_accuracy"], row["general_exact_accuracy"], row["general_exact_base"]) == (0.5, 0.3, 0.1)
+    assert row["general_exact_gain_interval"] == [0.1, 0.3] and row["general_exact_items"] == row["general_items"]
 
 
 def test_the_spread_of_a_percentage_is_a_percentage() -> None:

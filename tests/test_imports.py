@@ -17,8 +17,10 @@ LIGHT = [
     *("palette", "drafts", "presets", "preflight", "launching", "guesses", "overview", "queue", "metrics", "progress"),
     *("preview", "notebook", "journal", "charts", "comparison", "plotting", "roots", "uploads", "search", "recorded"),
     *("curves", "differences", "findings", "notes", "plane", "reports", "shelf", "stamps", "tables"),
-    *("templates", "scores", "readings", "selection"),
+    *("templates", "scores", "readings", "selection", "samples", "chains", "chain_chart", "figures", "stage_words"),
     *("lineage", "outlook", "requirements", "submission", "tuning", "planned", "sizes", "flight", "align_checks"),
+    *("origins", "facts", "card", "snippets", "exports", "exporting", "cli_export"),
+    *("questions", "official", "matching", "tasks", "grading", "answers", "evaluated", "cli_evaluate"),
 ]
 HEAVY = ["torch", "transformers", "peft", "lm_eval", "datasets", "streamlit"]
 
