@@ -18,7 +18,7 @@ _LINES = (
     ("prompt_kl", "KL to the base", DISTANCE, "solid", "nats per token"),
 )
 _NARROW = 0.12
-"""Share of the width below which the name of a stage goes one line lower, so as not to run into its neighbour."""
+"""Share of the width below which the name of a stage goes one line higher, so as not to run into its neighbour."""
 
 
 def chain(links: Sequence[Link]) -> go.Figure:
@@ -36,7 +36,7 @@ def chain(links: Sequence[Link]) -> go.Figure:
             row = len(heights) if key == "prompt_kl" else 1
             _add_line(figure, shown, key, name, unit, row, {"color": colour, "dash": dash})
     frame(figure, NAME, height=450 if len(heights) == 2 else 340)
-    figure.update_layout(showlegend=bool(above))
+    figure.update_layout(showlegend=bool(above), legend={"y": 1.12})
     token_axis(figure)
     figure.update_xaxes(title_text="", row=1)
     figure.update_xaxes(title_text=plotting.SINCE_BASE, row=len(heights))
@@ -86,7 +86,7 @@ def _stage(link: Link) -> str:
 def _add_stages(figure: go.Figure, links: Sequence[Link], rows: int) -> None:
     """A band a stage with its name above it, and a line where the next one begins."""
     end = max(1, max(link.after for link in links))
-    lower = False
+    higher = False
     for link in links:
         after = max(link.after, link.before + 0.01 * end)  # one that has only begun is seen too
         for row in range(1, rows + 1):
@@ -96,8 +96,8 @@ def _add_stages(figure: go.Figure, links: Sequence[Link], rows: int) -> None:
                 line = {"color": STAGES[link.stage], "width": 1.5}
                 figure.add_vline(x=link.before, line=line, layer="below", row=row, col=1)
         narrow = after - link.before < _NARROW * end
-        lower = narrow and not lower
+        higher = narrow and not higher
         figure.add_annotation(
             text=f"<b>{_stage(link)}</b>", x=(link.before + after) / 2, y=1, xref="x", yref="y domain",
-            yanchor="top", yshift=-16 if lower else 0, showarrow=False, font={"size": 12, "color": STAGES[link.stage]},
+            yanchor="bottom", yshift=14 if higher else 0, showarrow=False, font={"size": 12},
         )  # fmt: skip

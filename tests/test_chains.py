@@ -281,7 +281,8 @@ def test_a_run_that_waits_says_what_it_will_learn_from(workspace: Workspace) -> 
     made_child(workspace, None, "dpo", state="queued", changes={"samples.candidates": 50})
     first, second = (dict(entry.facts) for entry in launches(workspace))
     assert first["Learns from"] == "selection mine" and first["Continues"] == "the base itself"
-    assert second["Learns from"].endswith("64 samples, from 50 candidates") and second["Reference"] == "the base itself"
+    assert second["Learns from"] == "builtin/preferences, the easiest 64 by Margin, from 50 candidates"
+    assert second["Reference"] == "the base itself"
 
 
 def test_a_notebook_with_a_chain_is_taken_along(workspace: Workspace) -> None:
