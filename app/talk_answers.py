@@ -12,6 +12,7 @@ from app.words import plain, printable
 from mixcpt.exchanges import Answer, Exchange, log_probabilities
 from mixcpt.palette import GENERAL, STAGE_NAMES, STAGES
 from mixcpt.score_jobs import NO_TEMPLATE
+from mixcpt.templates import OWN
 
 DOING = {
     "waiting": "Waiting for its turn …",
@@ -25,6 +26,7 @@ _ENDED = {
     "stopped": "stopped",
     "interrupted": "interrupted",
 }
+_TEMPLATES = {NO_TEMPLATE: "plain text without a chat template", OWN: "chat template (the model's or run's own)"}
 _FULL_LOSS = 6.0
 """Nats from which a token has its full colour."""
 _TALL = 320
@@ -34,8 +36,15 @@ def name_of(answer: Answer) -> str:
     """As in "SFT · wells at 0.5"; plain text."""
     if answer.run is None:
         return "Base"
-    name = f"{STAGE_NAMES.get(answer.stage, answer.stage)} · {answer.title}"
+    stage = STAGE_NAMES.get(answer.stage, answer.stage)
+    name = f"{stage[:1].upper()}{stage[1:]} · {answer.title}"
     return name if answer.strength == 1 else f"{name} at {answer.strength:g}"
+
+
+def short_names(answers: Sequence[Answer]) -> list[str]:
+    """What to call them where there is little room: by their stage, as long as that tells them apart."""
+    short = [name_of(one).partition(" · ")[0] for one in answers]
+    return short if len(set(short)) == len(short) else [name_of(one) for one in answers]
 
 
 def question(exchange: Exchange) -> None:
@@ -59,7 +68,7 @@ def answers(exchange: Exchange, *, tokens: bool = False) -> None:
 def _heading(one: Answer) -> None:
     colour = STAGES.get(one.stage, STAGES["base"])
     st.markdown(f"**{plain(name_of(one))}**")
-    st.html(f'<div style="height:3px;border-radius:2px;margin-top:-0.9rem;background:{colour}"></div>')
+    st.html(f'<div style="height:3px;border-radius:2px;margin:-0.9rem 0 -0.5rem;background:{colour}"></div>')
 
 
 def _text(exchange: Exchange, number: int) -> None:
@@ -157,9 +166,9 @@ def likelihoods(exchange: Exchange) -> None:
 def table(exchange: Exchange, *, whole: bool) -> dict[str, list[Any]]:
     """Columns of the table: the answer, its log-probability under each model, and where it is likeliest."""
     rows = log_probabilities(exchange)
-    names = [printable(name_of(one)) for one in exchange.answers]
+    names = [printable(name) for name in short_names(exchange.answers)]
     counts = [1 if whole else max(len(one.ids), 1) for one in exchange.answers]
-    found: dict[str, list[Any]] = {"Answer of": names}
+    found: dict[str, list[Any]] = {"Answer of": [printable(name_of(one)) for one in exchange.answers]}
     for column in range(len(names)):
         found[str(column)] = [
             None if row[column] is None else row[column] / count  # type: ignore[operator]
@@ -180,9 +189,9 @@ def _columns(exchange: Exchange, unit: str) -> dict[str, Any]:
         "Answer of": column.TextColumn(help="The model that wrote it."),
         "Likeliest for": column.TextColumn(help="The model that would most likely have written it."),
     }
-    for number, one in enumerate(exchange.answers):
+    for number, (one, short) in enumerate(zip(exchange.answers, short_names(exchange.answers), strict=True)):
         configured[str(number)] = column.NumberColumn(
-            f"under {printable(name_of(one))}",
+            f"under {printable(short)}",
             format="%.3f" if unit == "per token" else "%.1f",
             help=plain(f"Log-probability in nats, {unit}, as {name_of(one)} finds it. Higher is likelier."),
         )
@@ -192,7 +201,7 @@ def _columns(exchange: Exchange, unit: str) -> dict[str, Any]:
 def conditions(exchange: Exchange) -> str:
     """Under which conditions all of them answered, as plain text."""
     sampling = exchange.question["sampling"]
-    template = "plain text, no chat template" if exchange.template == NO_TEMPLATE else f"template {exchange.template}"
+    template = _TEMPLATES.get(exchange.template, f"chat template {exchange.template}")
     chance = (
         "always the likeliest token"
         if sampling["temperature"] == 0

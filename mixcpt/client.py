@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -25,13 +26,21 @@ from mixcpt.wire import Address
 from mixcpt.workspace import Workspace, locked
 
 START_SECONDS = 60.0
-QUICK_SECONDS = 10.0
+QUICK_SECONDS = 5.0
 ASK_SECONDS = 60.0
 """To read a large tokenizer, or to measure a machine that was not measured yet, takes a while."""
 LOSSES_SECONDS = 120.0
 ENDING_SECONDS = 2.0
 LOG_BYTES = 5_000_000
 
+
+def _code() -> str:
+    """Which code this is: a process that runs another one, say from before an update, is replaced."""
+    newest = max(path.stat().st_mtime_ns for path in Path(__file__).parent.glob("*.py"))
+    return f"{__version__}-{newest:x}"
+
+
+VERSION = _code()
 _CHILDREN: list["subprocess.Popen[bytes]"] = []
 """Processes that were started here: asking how they are keeps zombies away."""
 
@@ -76,11 +85,11 @@ class Client:
             Unavailable: it cannot be started.
         """
         address = self._living()
-        if address and address.version == __version__:
+        if address and address.version == VERSION:
             return address
         with locked(wire.serve_folder(self.workspace) / "start.lock"):
             address = self._living()
-            if address and address.version != __version__:
+            if address and address.version != VERSION:
                 wire.call(address, "quit", {}, QUICK_SECONDS)
                 address = None
             return address or self._start()
@@ -194,7 +203,7 @@ class Client:
         fresh = log.exists() and log.stat().st_size > LOG_BYTES
         with open(log, "wb" if fresh else "ab") as output:
             child = subprocess.Popen(
-                [sys.executable, "-m", "mixcpt.serve", str(self.workspace.root)],
+                [sys.executable, "-m", "mixcpt.serve", str(self.workspace.root), "--code", VERSION],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -100,13 +100,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("workspace", type=Path)
     parser.add_argument("--unload-after", type=float, default=10.0, metavar="MINUTES", help="without a question (10)")
     parser.add_argument("--exit-after", type=float, default=60.0, metavar="MINUTES", help="without a question (60)")
+    parser.add_argument("--code", default=__version__, help="how whoever starts it calls the code that it runs")
     options = parser.parse_args(arguments)
     workspace = Workspace(options.workspace)
     with open(wire.serve_folder(workspace) / "lock", "a") as lock:
         if not _only_one(lock):
             print(f"An inference process of {workspace.root} is there already.", file=sys.stderr)
             return 2
-        run(Service(workspace, 60 * options.unload_after, 60 * options.exit_after))
+        run(Service(workspace, 60 * options.unload_after, 60 * options.exit_after), options.code)
     return 0
 
 
@@ -121,16 +122,14 @@ def _only_one(lock: TextIO) -> bool:
     return False
 
 
-def run(service: Service) -> None:
+def run(service: Service, code: str) -> None:
     """Serve until the end. The address is written once somebody listens there, and taken away first of all."""
     signal.signal(signal.SIGTERM, lambda *_: service.ending.set())
     signal.signal(signal.SIGINT, lambda *_: service.ending.set())
     token = secrets.token_urlsafe(32)
     with _Server(service, token) as server:
         started = psutil.Process().create_time()
-        wire.write_address(
-            service.workspace, wire.Address(os.getpid(), started, server.server_address[1], token, __version__)
-        )
+        wire.write_address(service.workspace, wire.Address(os.getpid(), started, server.server_address[1], token, code))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         threading.Thread(target=service.watch, daemon=True).start()
         try:

@@ -29,7 +29,8 @@ _ERRORS = {one.__name__: one for one in vars(errors).values() if isinstance(one,
 
 @dataclass(frozen=True)
 class Address:
-    """A process (number and start time, as `processes.find_process` takes them), its port and its secret."""
+    """A process (number and start time, as `processes.find_process` takes them), its port, its secret, and which code
+    it runs."""
 
     pid: int
     started: float

@@ -2,13 +2,13 @@
 
 import streamlit as st
 
-from app import talk_view
+from app import talk_choice, talk_view
 
 st.title("Talk")
 st.markdown(
     "Ask once, and the base model and every stage of a run answer **side by side**, under the same seed and the same "
     "template: what differs between the answers is what was learned."
 )
-chosen = talk_view.choose()
+chosen = talk_choice.choose()
 if chosen:
     talk_view.conversation(chosen)

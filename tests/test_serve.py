@@ -237,8 +237,9 @@ def test_a_terminated_process_leaves_whole_exchanges_and_no_address(client: Clie
 
 def test_one_of_another_version_is_replaced(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     old = pid_of(client)
-    monkeypatch.setattr(client_module, "__version__", "0.0.0")
-    assert pid_of(client) != old
+    monkeypatch.setattr(client_module, "VERSION", "0.0.0")
+    new = pid_of(client)
+    assert new != old and pid_of(client) == new
     until(lambda: not psutil.pid_exists(old) or psutil.Process(old).status() == psutil.STATUS_ZOMBIE)
 
 
