@@ -30,7 +30,7 @@ from mixcpt.tokens import TextTokenizer
 CORPORA, LAUNCH = "../pages/corpora.py", "../pages/launch.py"
 SOURCE, UNDER, TEMPLATE = "source", "under", "template"
 """What the form keeps in the address."""
-_FORMS = {"template": "under the chat template", "plain": "as plain text", "alone": "the answer alone"}
+_FORMS = {"template": "with template", "plain": "plain text", "alone": "answer alone"}
 _PROBLEM = "selection_start_problem"
 _TELLING = 0.05
 """Share of a scoring from which its time is told."""
@@ -139,12 +139,11 @@ def _template(under: str) -> str | None:
     template = st.selectbox(
         "Chat template",
         options,
-        index=None,
+        index=0 if own else None,
         format_func=lambda name: words.get(name, name),
         key=_kept(TEMPLATE, options, OWN if own else None),
         on_change=partial(_keep, TEMPLATE),
         placeholder="choose one",
-        required=own is not None,
         help="How a conversation is written for the model: marks for who speaks and where an answer ends. Training "
         "uses the same one later.",
     )
@@ -172,7 +171,7 @@ def _model(under: str) -> dict[str, Any]:
 def _options(source: str, under: str) -> dict[str, Any]:
     pairs = score_jobs.sources(state.workspace()).get(source) == "preferences"
     with st.expander("More options", key="selection_more"):
-        places = st.columns(3)
+        places = st.columns([2, 2, 3])
         limit = places[0].number_input(
             "Samples at most",
             min_value=1,

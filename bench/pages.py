@@ -32,16 +32,19 @@ from mixcpt.corpus import ingest_records
 from mixcpt.drafts import Drafts, default_stage
 from mixcpt.jobs import Jobs
 from mixcpt.modelstore import ensure_model
-from mixcpt.records import Record
+from mixcpt.records import Message, Record
 from mixcpt.runs import Runs
+from mixcpt.scores import ScoredSample, ScoreTable
 from mixcpt.tokens import TextTokenizer
-from mixcpt.workspace import Workspace
+from mixcpt.workspace import Workspace, now
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))
 from made import made_run  # noqa: E402 (the tests' maker of runs)
 
-PAGES = ("home", "corpora", "mixture", "launch", "runs", "compare", "notebook")
+PAGES = ("home", "corpora", "mixture", "launch", "runs", "selection", "compare", "notebook")
+SAMPLES = 5000
+"""Scored samples of the Selection page."""
 WORDS = [
     "river",
     "stone",
@@ -80,6 +83,23 @@ def fill(workspace: Workspace, runs: int, documents: int) -> tuple[str, str]:
     )
     draft = Drafts(workspace).create(stage, "experiment-0")
     return draft.id, Runs(workspace).all()[-1].id
+
+
+def score_samples(workspace: Workspace) -> str:
+    """Scores of as many samples as a workbench of them has to hold; returns their id."""
+    random = np.random.default_rng(1)
+    chosen = random.integers(len(WORDS), size=(SAMPLES, 120))
+    losses = random.normal(2.5, 0.6, size=(SAMPLES, 2)).clip(0.05)
+    samples = []
+    for number, (row, (template, plain)) in enumerate(zip(chosen.tolist(), losses.tolist(), strict=True)):
+        words = [WORDS[word] for word in row]
+        turns = (Message("user", " ".join(words[:40])), Message("assistant", " ".join(words[40:])))
+        scores = {"loss_template": template, "loss_plain": plain, "alignment_response": template / plain}
+        record = Record("instructions", messages=turns).to_json()
+        samples.append(ScoredSample(f"s{number}", record, 160, 100, scores))
+    info = {"id": "bench", "source": "bench", "kind": "instructions", "run": None, "model": "smollm2-135m"}
+    ScoreTable(info | {"template": None, "created": now()}, samples).save(workspace)
+    return "bench"
 
 
 def start_training(workspace: Workspace) -> None:
@@ -172,6 +192,7 @@ def main() -> None:
             if not options.idle:
                 wait_for_training(workspace)
             queries = {page: f"draft={draft}" if page in ("mixture", "launch") else "" for page in PAGES}
+            queries |= {f"selection ({SAMPLES:,} samples)": f"scores={score_samples(workspace)}&choice=choice-bench"}
             queries |= {"corpora (the large one)": "corpus=large", "runs (one run)": f"run={run}"}
             queries |= {"compare (8 runs)": "runs=" + ",".join(one.id for one in Runs(workspace).all()[:8])}
             queries |= {"notebook (25 runs)": "experiment=experiment-0"}

@@ -10,7 +10,7 @@ from mixcpt.cli_show import print_json, say
 from mixcpt.commands import at_least, command
 from mixcpt.errors import BadInput
 from mixcpt.scores import SCORES, ScoreTable, alike, default_score, list_tables, table_ids
-from mixcpt.selection import Rule, Selection, delete_selection, list_selections, open_selection
+from mixcpt.selection import Rule, Selection, delete_selection, list_selections, open_selection, selection_names
 from mixcpt.settings import validate
 from mixcpt.workspace import Workspace
 
@@ -129,14 +129,14 @@ def scores(workspace: Workspace, options: argparse.Namespace) -> None:
     for info in infos:
         template = info["template"]["name"] if info["template"] else "no template"
         print(f"{info['id']}  {info['source']}  under {info['run'] or info['model']}  {template}  {info['created']}")
-    _name_damaged(workspace, {info["id"] for info in infos})
+    _name_damaged({*table_ids(workspace)} - {info["id"] for info in infos}, "table.json")
     if not infos:
         print("no scores yet: mixcpt score builtin/instructions --run RUN")
 
 
-def _name_damaged(workspace: Workspace, listed: set[str]) -> None:
-    for id in sorted({*table_ids(workspace)} - listed):
-        say(f"{id} cannot be read: its table.json is damaged; score the source again")
+def _name_damaged(names: set[str], file: str) -> None:
+    for name in sorted(names):
+        say(f"{name} cannot be read: its {file} is damaged")
 
 
 def select(workspace: Workspace, options: argparse.Namespace) -> None:
@@ -202,6 +202,7 @@ def list_saved(workspace: Workspace, options: argparse.Namespace) -> None:
     for one in found:
         rule = validate(Rule, one["rule"], f"the selection {one['name']}")
         print(f"{one['name']:24} {one['chosen']:>7,} samples {one['tokens']:>9,} tokens  {rule.words()}")
+    _name_damaged({*selection_names(workspace)} - {one["name"] for one in found}, "selection.json")
     if not found:
         print("no selections yet: mixcpt select SCORES NAME --count 64")
 
