@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from app import show, talk_answers, talk_asking
-from app.talk_asking import client, latest
+from app.talk_asking import Unasked, client, latest
 from app.talk_choice import Chosen
 from app.words import plain
 from mixcpt import builtin
@@ -39,7 +39,7 @@ def conversation(chosen: Chosen) -> None:
         talk_asking.tell(unasked)
     elif not thread:
         _examples(chosen)
-    _box(chosen, thread, moving or bool(unasked and unasked.waits))
+    _box(chosen, thread, "Wait for the answers, or stop them" if moving else _why_not(unasked))
 
 
 def _thread(id: str | None) -> list[Exchange]:
@@ -160,10 +160,14 @@ def examples() -> list[tuple[str, str]]:
     ]
 
 
-def _box(chosen: Chosen, thread: Sequence[Exchange], wait: bool) -> None:
+def _why_not(unasked: Unasked | None) -> str:
+    return "Your last question waits" if unasked and unasked.waits else ""
+
+
+def _box(chosen: Chosen, thread: Sequence[Exchange], wait: str) -> None:
+    """For the next question; closed, and saying why, while there is something to `wait` for."""
     who = f"{len(chosen.models)} models" if len(chosen.models) > 1 else "this model"
-    said = "Wait for the answers, or stop them" if wait else f"Ask {who} …"
-    text = st.chat_input(said, key="talk_input", disabled=wait or chosen.sampling is None)
+    text = st.chat_input(wait or f"Ask {who} …", key="talk_input", disabled=bool(wait) or chosen.sampling is None)
     if text:
         after = next((exchange.id for exchange in reversed(thread) if exchange.state in ("done", "stopped")), None)
         _ask(chosen, [{"role": "user", "content": str(text)}], after)

@@ -73,7 +73,7 @@ class Turn(Config):
     """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
-    content: str = Field(min_length=1, max_length=400_000)
+    content: str = Field(max_length=400_000)
 
 
 class Voice(Config):
@@ -103,6 +103,8 @@ class Question(Config):
     def _asks(self) -> Self:
         if self.messages[-1].role != "user":
             raise ValueError("the conversation ends with no question: let its last message be the user's")
+        if not self.messages[-1].content.strip():
+            raise ValueError("the question is empty: write one")
         return self
 
 

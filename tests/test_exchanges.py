@@ -40,7 +40,7 @@ def exchange_of(**answers: list[int]) -> Exchange:
         ({"voices": [{"run": None, "strength": float("nan")}]}, "strength"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "'messages.0.role' is 'robot'"),
-        ({"messages": [{"role": "user", "content": ""}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": " \n"}]}, "the question is empty"),
         (
             {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
             "ends with no question",
