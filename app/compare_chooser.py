@@ -1,7 +1,7 @@
 """Which runs are compared, and where on their curves. The choice stands in the address, to be shared and reloaded."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import streamlit as st
@@ -11,6 +11,7 @@ from app.words import plain, printable
 from mixcpt.compare import Row
 from mixcpt.comparison import Refused, rows_of
 from mixcpt.overview import RunSummary, overview
+from mixcpt.palette import STAGE_NAMES
 
 LAUNCH = "../pages/launch.py"
 MOST = 30
@@ -100,8 +101,8 @@ def _pickers(runs: Sequence[RunSummary]) -> None:
         format_func=_labels(runs).__getitem__,
         max_selections=MOST,
         wrap=True,
-        placeholder="Find runs by name, experiment or seed",
-        help=f"Type to search; up to {MOST} runs.",
+        placeholder="Find runs by name",
+        help=f"Type to search; up to {MOST} runs. Of those called the same, stage, experiment or seed is told.",
     )
 
 
@@ -110,11 +111,25 @@ def _finished(run: RunSummary) -> bool:
 
 
 def _labels(runs: Sequence[RunSummary]) -> dict[str, str]:
-    """Run id to what the list says: all that a search may look for, and unlike any other."""
-    words = {run.id: f"{printable(run.title)} · {printable(run.experiment)} · seed {run.seed}" for run in runs}
-    words |= {run.id: f"{words[run.id]} · no measures yet" for run in runs if not _comparable(run)}
-    often = Counter(words.values())
-    return {id: f"{text} · {id[-6:]}" if often[text] > 1 else text for id, text in words.items()}
+    """Run id to what the list says: its title, and of stage, experiment, seed and id what it takes to be unlike any
+    other."""
+    words = {run.id: printable(run.title) for run in runs}
+    for part in _APART:
+        alike: dict[str, list[RunSummary]] = defaultdict(list)
+        for run in runs:
+            alike[words[run.id]].append(run)
+        for text, rivals in alike.items():
+            if len({part(run) for run in rivals}) > 1:
+                words |= {run.id: f"{text} · {part(run)}" for run in rivals}
+    return {run.id: words[run.id] + ("" if _comparable(run) else " · no measures yet") for run in runs}
+
+
+_APART: tuple[Callable[[RunSummary], str], ...] = (
+    lambda run: STAGE_NAMES.get(run.stage, run.stage),
+    lambda run: printable(run.experiment),
+    lambda run: f"seed {run.seed}",
+    lambda run: run.id[-6:],
+)
 
 
 def _take_experiment() -> None:

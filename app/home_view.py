@@ -21,10 +21,11 @@ from mixcpt.palette import STAGE_NAMES
 from mixcpt.workspace import new_id
 
 CORPORA, MIXTURE, LAUNCH = "../pages/corpora.py", "../pages/mixture.py", "../pages/launch.py"
+SELECTION, ALIGN, TALK = "../pages/selection.py", "../pages/align.py", "../pages/talk.py"
 RUNS, COMPARE, NOTEBOOK = "../pages/runs.py", "../pages/compare.py", "../pages/notebook.py"
 _RECENT = 5
 _ACROSS = 3
-"""Steps in a row, of which there are two."""
+"""Steps in a row."""
 
 
 def recorded_experiment(runs: Sequence[RunSummary]) -> None:
@@ -131,18 +132,22 @@ _STEPS = (
     _Step(MIXTURE, "blender", "Mix", "How much general text goes with them; see each row the model will read."),
     _Step(LAUNCH, "rocket_launch", "Launch", "An objective and a budget; memory and time are estimated beforehand."),
     _Step(RUNS, "monitoring", "Watch", "The loss, and the forgetting curve as it is measured."),
+    _Step(SELECTION, "checklist", "Select samples", "A few that your model finds easy, chosen by scores and by eye."),
+    _Step(ALIGN, "model_training", "Align", "SFT, then DPO: how to answer, from those samples."),
+    _Step(TALK, "forum", "Talk", "Ask the base and what came of it, side by side."),
     _Step(COMPARE, "compare_arrows", "Compare", "What was gained, what was lost, and which setting did it."),
     _Step(NOTEBOOK, "menu_book", "Tell the story", "A journal that writes itself, with your notes, to take along."),
 )
 
 
 def next_steps(runs: Sequence[RunSummary]) -> None:
-    """The way from documents to findings; what was done already is ticked."""
+    """The way from documents to an aligned model and findings; what was done already is ticked."""
     own = [run for run in runs if not run.recorded]
     has_corpus = any(not name.startswith("builtin-") for name in corpus_names(state.workspace()))
-    done = {CORPORA: has_corpus, LAUNCH: bool(own), RUNS: any(run.state == "done" for run in own)}
+    ended = {run.stage for run in own if run.state == "done"}
+    done = {CORPORA: has_corpus, LAUNCH: bool(own), RUNS: bool(ended), ALIGN: bool(ended - {"cpt"})}
     st.subheader("What to do next", anchor=False)
-    columns = [*st.columns(_ACROSS), *st.columns(_ACROSS)]
+    columns = [column for _ in range(len(_STEPS) // _ACROSS) for column in st.columns(_ACROSS)]
     for number, (column, step) in enumerate(zip(columns, _STEPS, strict=True), 1):
         icon = "check_circle" if done.get(step.page) else step.icon
         with column.container(border=True, height="stretch"):

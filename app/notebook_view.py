@@ -38,6 +38,8 @@ LOOKS = {
     "pin": Look("Chart", ":material/keep:", "blue"),
 }
 _ON_ONE_LINE = {"corpus", "launch"}
+_FEW = 7
+"""Facts that are read well on one line."""
 _ABOVE, _UP, _DOWN, _EDIT, _DELETE = "Write a note above", "Move up", "Move down", "Edit", "Delete"
 _HIDE, _UNHIDE, _REMOVE, _RUN, _CORPUS = "Hide", "Show again", "Remove the chart", "Open the run", "Open the corpus"
 
@@ -210,7 +212,7 @@ def _body(notebook: Notebook, entry: Entry) -> None:
         st.markdown(safe(entry.text))
     elif entry.kind == "pin":
         _chart(notebook, entry)
-    elif entry.kind in _ON_ONE_LINE:
+    elif entry.kind in _ON_ONE_LINE and len(entry.facts) <= _FEW:
         st.caption(" · ".join(f"{plain(name.lower())}: {plain(value)}" for name, value in entry.facts))
     else:
         if entry.table:

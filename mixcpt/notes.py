@@ -22,13 +22,9 @@ _DEEPER = 2
 """A note's headings stand below those of the page around it."""
 
 
-def escape(text: str) -> str:
-    """`text` as Markdown that shows it as it is, on one line."""
-    return _MARKUP.sub(_backslashed, _visible(text)).replace("\n", " ")
-
-
 def escape_for_files(text: str) -> str:
-    """As `escape`, for GitHub and Jupyter too: they find formulas in escaped text, but never across a tag."""
+    """`text` as Markdown that shows it as it is, on one line, to GitHub and Jupyter too: they find formulas in escaped
+    text, but never across a tag."""
     return _MARKUP.sub(_spanned, _visible(text)).replace("\n", " ")
 
 

@@ -182,3 +182,21 @@ def test_a_run_whose_parent_is_gone_has_a_page(studio: Workspace) -> None:
         app = open_page("runs", run=sft.id, runs_view=view)
         assert not app.exception, view
     assert "which is gone" in texts(open_page("runs", run=sft.id)).replace("\\", "")
+
+
+def test_runs_to_choose_say_only_what_tells_them_apart(studio: Workspace) -> None:
+    from app.compare_chooser import _labels
+    from mixcpt.overview import overview
+
+    cpt, sft, dpo = made_chain(studio)
+    alone = made_run(studio, name="alone")
+    twins = [made_run(studio, name="twin", experiment=name) for name in ("one", "two")]
+    seeds = [made_run(studio, name="seeded", seed=seed) for seed in (0, 1)]
+    same = [made_run(studio, name="same") for _ in range(2)]
+    waiting = made_run(studio, name="waiting", state="queued")
+    labels = _labels(overview(studio))
+    assert [labels[run.id].partition(" · ")[2] for run in (cpt, sft, dpo)] == ["knowledge", "SFT", "DPO"]
+    assert labels[alone.id] == "alone" and labels[waiting.id] == "waiting · no measures yet"
+    assert [labels[run.id] for run in twins] == ["twin · one", "twin · two"]
+    assert [labels[run.id] for run in seeds] == ["seeded · seed 0", "seeded · seed 1"]
+    assert [labels[run.id] for run in same] == [f"same · {run.id[-6:]}" for run in same]
