@@ -15,7 +15,7 @@ from mixcpt.drafts import Drafts
 from mixcpt.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("home", "corpora", "mixture", "launch", "runs", "compare", "notebook")
+PAGES = ("home", "corpora", "mixture", "launch", "runs", "compare", "talk", "notebook")
 HEAVY = ["torch", "transformers", "peft", "lm_eval", "datasets", "bitsandbytes", "trl"]
 NASTY = "<script>alert(1)</script> **bold** $x^2$ :red[red] ![i](http://a.b/i.png)"
 

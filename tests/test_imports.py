@@ -18,9 +18,11 @@ LIGHT = [
     *("preview", "notebook", "journal", "charts", "comparison", "plotting", "roots", "uploads", "search", "recorded"),
     *("curves", "differences", "findings", "notes", "plane", "reports", "shelf", "stamps", "tables"),
     *("templates", "scores", "readings", "selection", "samples", "chains", "chain_chart", "figures", "stage_words"),
+    *("align_drafts", "cli_align", "label_mask"),
     *("lineage", "outlook", "requirements", "submission", "tuning", "planned", "sizes", "flight", "align_checks"),
     *("origins", "facts", "card", "snippets", "exports", "exporting", "cli_export"),
     *("questions", "official", "matching", "tasks", "grading", "answers", "evaluated", "cli_evaluate"),
+    *("exchanges", "wire", "prompts", "service", "serve", "client", "cli_talk"),
 ]
 HEAVY = ["torch", "transformers", "peft", "lm_eval", "datasets", "streamlit"]
 

@@ -6,7 +6,8 @@ import pytest
 from made import made_job, made_run
 
 from mixcpt.jobs import Jobs
-from mixcpt.queue import queue
+from mixcpt.processes import lease
+from mixcpt.queue import TALK, at_machine, next_for_machine, queue, taken
 from mixcpt.runs import Runs
 from mixcpt.workspace import Workspace
 
@@ -72,3 +73,35 @@ def test_a_damaged_run_is_called_by_its_id(workspace: Workspace, file: str, cont
     run = made_run(workspace, state="running")
     (run.folder / file).write_text(content)
     assert [item.title for item in queue(workspace)] == [run.id]
+
+
+def test_who_has_the_machine_is_said_in_words(workspace: Workspace) -> None:
+    assert at_machine(workspace) is None
+    run = made_run(workspace, state="running", name="wells")
+    train, evaluate = (next(job for job in Jobs(workspace).all() if job.kind == kind) for kind in ("train", "evaluate"))
+    score = made_job(workspace, "score", "running", label="builtin/instructions")
+    expected = {
+        train.id: "training wells",
+        evaluate.id: "the evaluation of wells",
+        score.id: "scoring builtin/instructions",
+        "job-gone": "job-gone",
+        TALK: None,
+    }
+    for holder, words in expected.items():
+        with lease(workspace, holder):
+            assert at_machine(workspace) == words
+    (run.folder / "labels.json").write_text("{")
+    with lease(workspace, train.id):
+        assert at_machine(workspace) == f"training {run.id}"
+    assert taken("training wells") == "Training wells has the machine; Talk goes on when it is done."
+
+
+def test_the_next_for_the_machine_is_the_oldest_that_waits_for_nothing_else(workspace: Workspace) -> None:
+    assert next_for_machine(workspace) is None
+    made_job(workspace, "ingest", "queued")
+    first = made_job(workspace, "train", "running")
+    made_job(workspace, "evaluate", "queued", after=[first.id])
+    assert next_for_machine(workspace) is None
+    second, _ = made_job(workspace, "score", "queued"), made_job(workspace, "train", "queued")
+    found = next_for_machine(workspace)
+    assert found and found.id == second.id
