@@ -2,11 +2,10 @@
 
 import re
 import time
-from typing import Any
 
 import streamlit as st
 
-from app import chain_view, export_view, learned_view, panels, runs_list, show, state
+from app import chain_view, evaluation_view, export_view, learned_view, panels, runs_list, show, state
 from app.panels import MOVING, RUNS
 from app.pins import pin_button
 from app.words import ago, plain, printable, size
@@ -218,7 +217,7 @@ def _views(now: RunSummary, run: Run) -> None:
             _what_it_read(run)
     if questions.open:
         with questions:
-            _questions(run)
+            evaluation_view.page(run)
     if export.open:
         with export:
             export_view.export(run)
@@ -273,44 +272,6 @@ def _what_it_read(run: Run) -> None:
             "Times read": st.column_config.NumberColumn(format="%.2f"),
         },
     )
-
-
-def _questions(run: Run) -> None:
-    evaluation = run.results().get("evaluation")
-    if not evaluation:
-        asked = run.config.evaluation.tasks
-        st.caption("They are asked once the training is done." if asked else "This run asks no questions at its end.")
-        return
-    for task, final in evaluation["final"].items():
-        with st.container(border=True):
-            _question_set(task, evaluation["base"][task], final, evaluation["gain"][task])
-
-
-def _question_set(task: str, base: dict[str, Any], final: dict[str, Any], gain: dict[str, Any]) -> None:
-    low, high = (100 * bound for bound in gain["interval"])
-    st.subheader(plain(task), anchor=False)
-    before, after, chance = st.columns(3)
-    before.metric("Base model", f"{base['accuracy']:.0%}", help=f"Right answers of {base['items']} questions.")
-    after.metric(
-        "This run",
-        f"{final['accuracy']:.0%}",
-        delta=f"{100 * gain['difference']:+.1f} points",
-        help=f"Right answers of {final['items']} questions; 95 % interval {_interval(final['interval'])}.",
-    )
-    chance.metric(
-        "Guessing",
-        f"{final['chance']:.0%}",
-        help=f"Choosing blindly. Always the most frequent answer: {final['majority']:.0%}.",
-    )
-    sure = "so this may be chance" if low <= 0 <= high else "so this is hardly chance"
-    st.caption(
-        f"{final['items']} questions. The difference lies between {low:+.0f} and {high:+.0f} percentage points (95 % "
-        f"interval), {sure}. Always giving the most frequent answer would be right in {final['majority']:.0%}."
-    )
-
-
-def _interval(bounds: list[float]) -> str:
-    return f"{bounds[0]:.0%} to {bounds[1]:.0%}"
 
 
 def _settings(run: Run) -> None:

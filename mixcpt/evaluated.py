@@ -13,7 +13,7 @@ from mixcpt.config import EvaluationConfig, override
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.jobs import Job, Jobs
 from mixcpt.questions import question_sets
-from mixcpt.runs import Run, Runs
+from mixcpt.runs import Run
 from mixcpt.score_jobs import require_adapter
 from mixcpt.workspace import Workspace
 
@@ -84,10 +84,10 @@ def section(run: Run) -> dict[str, Any]:
     return found
 
 
-def ancestors(workspace: Workspace, run: Run) -> list[Run]:
-    """The runs before this one, first to last, as far as they are there."""
+def ancestors(run: Run) -> list[Run]:
+    """The runs before this one, first to last; none where one of them was deleted."""
     try:
-        return Runs(workspace).lineage(run)[:-1]
+        return run.chain()[:-1]
     except NotFound:
         return []
 

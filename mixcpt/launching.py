@@ -7,6 +7,7 @@ tabs, nor a kill at any point makes a second run or one without jobs.
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,7 +123,16 @@ def check_files(workspace: Workspace, stage: AnyStage) -> None:
         BadInput: a model folder or a question set lies elsewhere, or is not there.
     """
     check_model(workspace, stage.model.name)
-    for task in filter(is_file, stage.evaluation.tasks):
+    check_question_files(workspace, stage.evaluation.tasks)
+
+
+def check_question_files(workspace: Workspace, tasks: Iterable[str]) -> None:
+    """See that all question sets that are files lie where people who open the app may read.
+
+    Raises:
+        BadInput: one lies elsewhere, or is not there.
+    """
+    for task in filter(is_file, tasks):
         if not Path(task).is_absolute():
             raise BadInput(
                 f"The question set {task!r} is unknown: take general, atlas, lm-eval:NAME, or the full path of a file."

@@ -8,15 +8,18 @@ import hashlib
 import json
 import random
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mixcpt import atlas, builtin, official
 from mixcpt.config import EvaluationConfig
 from mixcpt.errors import BadFile
 from mixcpt.matching import normalised
+from mixcpt.uploads import safe_name
+from mixcpt.workspace import Workspace
 
 Question = dict[str, Any]
 """`question`, and `choices` with `answer` (an index), or `answers` (texts); of built-in ones `meta`, the fact."""
@@ -28,6 +31,7 @@ _SHAPES = {
     "choice": '{"question": "...", "choices": ["...", "..."], "answer": 0}',
     "open": '{"question": "...", "answer": "..."}',
 }
+_SPARE_DISK = 50_000_000  # bytes
 _WORDS = {"choice": "a question with choices", "open": "an open question"}
 
 
@@ -154,6 +158,36 @@ def _asked(found: dict[str, Any]) -> str:
     if not isinstance(question, str) or not question.strip():
         raise ValueError("question must be text")
     return question
+
+
+def keep(workspace: Workspace, name: str, file: BinaryIO) -> Path:
+    """Keep a question set that was sent to this server, below inbox/questions, and return its path. A file of the same
+    content keeps its place; another of the same name gets a number.
+
+    Raises:
+        BadFile: it holds no questions that can be asked; nothing is kept then. TooLittle: the disk is too full.
+    """
+    content = file.read()
+    folder = kept_folder(workspace)
+    there = [path for path in folder.iterdir() if path.is_file() and path.read_bytes() == content]
+    if there:
+        return there[0]
+    workspace.require_disk(len(content) + _SPARE_DISK, "Keeping the questions")
+    with tempfile.TemporaryDirectory(prefix=".upload-", dir=folder) as place:
+        path = Path(place) / safe_name(name, [other.name.casefold() for other in folder.iterdir()])
+        path.write_bytes(content)
+        try:
+            read_questions(path)
+        except BadFile as problem:
+            raise BadFile(str(problem).replace(str(path), path.name)) from None
+        return path.replace(folder / path.name)
+
+
+def kept_folder(workspace: Workspace) -> Path:
+    """Where question sets lie that were sent to this server."""
+    folder = workspace.root / "inbox" / "questions"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def is_open(questions: Sequence[Question]) -> bool:

@@ -17,6 +17,9 @@ def score(accuracy: float, **more: Any) -> dict[str, Any]:
     return {"accuracy": accuracy, "interval": [0.1, 0.9], "items": 40, "chance": 0.0, "majority": 0.1, **more}
 
 
+HOW = {"finished": "2026-01-02T03:04:05Z", "device": "cpu", "batch_size": 8, "lm_eval": "0"}
+
+
 def results(
     base: float, final: float, fingerprint: str = "same", precision: str = "fp32", **more: Any
 ) -> dict[str, Any]:
@@ -27,7 +30,7 @@ def results(
         "base": {"wells": score(base, measure="contains", exact=exact[0])},
         "final": {"wells": score(final, measure="contains", exact=exact[1])},
         "gain": {"wells": {**gain, "exact": {"difference": (final - base) / 2, "interval": [-0.05, 0.2]}}},
-        "asked": {"wells": {"fingerprint": fingerprint, "precision": precision, "kind": "open"}},
+        "asked": {"wells": {**HOW, "fingerprint": fingerprint, "precision": precision, "kind": "open"}},
         **more,
     }
 
@@ -84,10 +87,10 @@ def test_a_parent_s_score_stands_beside_where_it_was_asked_the_same(
 def test_ancestors_are_those_that_are_there(workspace: Workspace, run: Run) -> None:
     child = Runs(workspace).create(run.config, experiment="trial", parent=run.id)
     grandchild = Runs(workspace).create(run.config, experiment="trial", parent=child.id)
-    assert [one.id for one in ancestors(workspace, grandchild)] == [run.id, child.id]
-    assert ancestors(workspace, run) == []
+    assert [one.id for one in ancestors(grandchild)] == [run.id, child.id]
+    assert ancestors(run) == []
     shutil.rmtree(run.folder)
-    assert [one.id for one in ancestors(workspace, grandchild)] == []
+    assert [one.id for one in ancestors(grandchild)] == []
 
 
 def test_the_format_is_a_line_a_template(run: Run) -> None:

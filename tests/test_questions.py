@@ -1,5 +1,6 @@
 """Question sets: what they hold, and what is said of a line that cannot be used."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,20 @@ from asked import MORE, QUESTIONS, write
 
 from mixcpt.config import EvaluationConfig
 from mixcpt.errors import BadConfig, BadFile, NotFound
-from mixcpt.questions import about, chance, drawn, fingerprint, is_file, majority, question_sets, read_questions
+from mixcpt.questions import (
+    about,
+    chance,
+    drawn,
+    fingerprint,
+    is_file,
+    keep,
+    kept_folder,
+    majority,
+    question_sets,
+    read_questions,
+)
 from mixcpt.settings import validate
+from mixcpt.workspace import Workspace
 
 OPEN = [
     {"question": "The capital of the north?", "answers": ["Aldermoor", "Aldermoor town"]},
@@ -169,3 +182,15 @@ def test_an_unknown_format_template_is_refused_with_what_there_is() -> None:
     twice = EvaluationConfig(tasks=[], format_items=2, format_templates=["own", "own"])
     assert twice.format_templates == ["own"] and twice.asks
     assert not EvaluationConfig(tasks=[]).asks
+
+
+def test_a_file_that_was_sent_is_kept_once(workspace: Workspace) -> None:
+    content = b'{"question": "Who?", "answer": "me"}\n'
+    first = keep(workspace, "../wells.jsonl", io.BytesIO(content))
+    assert first == kept_folder(workspace) / "wells.jsonl" and first.read_bytes() == content
+    assert keep(workspace, "again.jsonl", io.BytesIO(content)) == first
+    other = keep(workspace, "wells.jsonl", io.BytesIO(content * 2))
+    assert other.name == "wells-2.jsonl" and first.read_bytes() == content
+    with pytest.raises(BadFile, match=r"^Line 1 of bad\.jsonl is no question"):
+        keep(workspace, "bad.jsonl", io.BytesIO(b"{"))
+    assert sorted(path.name for path in kept_folder(workspace).iterdir()) == ["wells-2.jsonl", "wells.jsonl"]

@@ -1,0 +1,179 @@
+"""Asking a run more: the form, and how far the asking is."""
+
+import shlex
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import streamlit as st
+
+from app import show, state
+from app.words import plain, printable
+from mixcpt import evaluated, questions
+from mixcpt.jobs import Job
+from mixcpt.launching import check_question_files
+from mixcpt.runs import Run
+from mixcpt.templates import NAMED, OWN
+
+_ACTIVE = ("queued", "running")
+_FORMATS = """One question a line, as JSON; each file holds one kind.
+
+With choices, `answer` counting from 0:
+
+    {"question": "Who keeps the blue book?", "choices": ["the miller", "the smith"], "answer": 1}
+
+Open, with one answer or several that count as right:
+
+    {"question": "Who keeps the blue book?", "answer": "the smith"}
+    {"question": "Who keeps the blue book?", "answers": ["the smith", "the village smith"]}"""
+
+
+def asking(run: Run) -> None:
+    """What goes on, or the form to ask more."""
+    job = evaluated.latest(state.workspace(), run)
+    if job and job.state in _ACTIVE:
+        _watch(job)
+        return
+    if job and job.state == "failed":
+        st.error(f"The last asking failed: {plain(job.status.message)}", icon=":material/error:")
+    if not (run.adapter / "adapter_model.safetensors").is_file():
+        return  # the tab says why: it is not done, or was recorded elsewhere
+    with st.expander("Ask more questions", icon=":material/quiz:", key="asked_more"):
+        _upload()
+        _form(run)
+
+
+@st.fragment(run_every=1.0)
+def _watch(job: Job) -> None:
+    """Redraws itself; once the job has ended the whole page is drawn anew."""
+    status = job.status
+    if status.state not in _ACTIVE:
+        st.rerun()
+    stopping = job.requested() == "cancel"
+    with st.container(border=True):
+        st.progress(status.progress or 0.0, text=plain(status.message or "waiting for its turn"))
+        st.button(
+            "Stopping" if stopping else "Stop asking",
+            key="asked_cancel",
+            icon=":material/stop_circle:",
+            disabled=stopping,
+            on_click=_cancel,
+            args=(job,),
+        )
+
+
+@show.told
+def _cancel(job: Job) -> None:
+    state.jobs().request_cancel(job)
+
+
+def _upload() -> None:
+    file = st.file_uploader(
+        "Questions of your own",
+        type=["jsonl"],
+        key="asked_upload",
+        max_upload_size=20,
+        help="A JSONL file; it is kept on this machine and can then be chosen below, for any run.",
+    )
+    with st.popover("How such a file looks", icon=":material/help:"):
+        st.markdown(_FORMATS)
+    if file is not None and st.session_state.get("asked_kept") != file.file_id:
+        st.session_state["asked_kept"] = file.file_id
+        _keep(file.name, cast(BinaryIO, file))
+
+
+@show.told
+def _keep(name: str, file: BinaryIO) -> None:
+    kept = questions.keep(state.workspace(), name, file).name
+    st.session_state["asked_tasks"] = list(dict.fromkeys([*st.session_state.get("asked_tasks", []), kept]))
+    st.toast(f"{plain(kept)} is chosen below.", icon=":material/check:")
+
+
+def _form(run: Run) -> None:
+    kept = sorted(path.name for path in questions.kept_folder(state.workspace()).glob("*.jsonl"))
+    known = [*questions.BUILTIN_SETS, *kept, *run.config.evaluation.tasks, *st.session_state.get("asked_tasks", [])]
+    st.multiselect(
+        "Question sets",
+        list(dict.fromkeys(known)),
+        accept_new_options=True,
+        key="asked_tasks",
+        placeholder="general, atlas, a file, or lm-eval:arc_easy",
+        help="general: built-in four-choice questions. atlas: about the fictional country. Your own files, or type "
+        "lm-eval:NAME for one of lm-eval's tasks, whose questions come from the Hugging Face hub, or the full path of "
+        "a file on this machine.",
+    )
+    items, prompts, templates = st.columns([1, 1, 2])
+    with items:
+        st.number_input(
+            "Questions per set",
+            min_value=1,
+            value=None,
+            placeholder="all",
+            key="asked_items",
+            help="Asks only so many of each set, always the same ones. Fewer are faster and tell less.",
+        )
+    with prompts:
+        st.number_input(
+            "Format prompts",
+            min_value=0,
+            value=0,
+            key="asked_prompts",
+            help="So many held-out prompts are answered in a chat template, to see whether answers end, keep to the "
+            "template and have the right length. 0 measures no format.",
+        )
+    with templates:
+        st.multiselect(
+            "Templates",
+            [OWN, *NAMED],
+            default=[OWN],
+            key="asked_templates",
+            disabled=not st.session_state.get("asked_prompts"),
+            help="own: that of the run. Any other shows what it does in a template that it may never have seen.",
+        )
+    st.button(
+        "Ask",
+        key="asked_ask",
+        type="primary",
+        icon=":material/play_arrow:",
+        on_click=_ask,
+        args=(run,),
+        help="Base and run are asked alike; what the base answered before is not asked again.",
+    )
+    st.code(printable(_command(run)), language="bash", wrap_lines=True)
+
+
+def _entry(text: str) -> str:
+    """What is asked by a name that was chosen: a file that was sent here is called by its name alone."""
+    kept = questions.kept_folder(state.workspace()) / Path(text).name
+    return str(kept) if questions.is_file(text) and text == kept.name and kept.is_file() else text
+
+
+def _chosen() -> dict[str, Any]:
+    """What stands in the form, as fields of an EvaluationConfig."""
+    prompts = st.session_state.get("asked_prompts") or 0
+    chosen = {
+        "tasks": list(map(_entry, st.session_state.get("asked_tasks", []))),
+        "items": st.session_state.get("asked_items"),
+        "format_items": prompts,
+    }
+    return chosen | ({"format_templates": list(st.session_state.get("asked_templates", []))} if prompts else {})
+
+
+def _command(run: Run) -> str:
+    """The same by command."""
+    chosen = _chosen()
+    words = ["mixcpt", "evaluate", run.id]
+    if chosen["tasks"]:
+        words += ["--tasks", ",".join(chosen["tasks"])]
+    if chosen["items"]:
+        words += ["--items", str(chosen["items"])]
+    if chosen["format_items"]:
+        words += ["--format", str(chosen["format_items"]), "--templates", ",".join(chosen["format_templates"]) or OWN]
+    return shlex.join(words)
+
+
+@show.told
+def _ask(run: Run) -> None:
+    chosen = _chosen()
+    check_question_files(state.workspace(), chosen["tasks"])
+    evaluated.submit(state.workspace(), run, chosen)
+    st.toast("It is in the queue.", icon=":material/play_arrow:")
