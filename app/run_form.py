@@ -14,7 +14,9 @@ from app.drafting import typed
 from app.words import plain, printable
 from mixcpt.corpus import corpus_names
 from mixcpt.drafts import AnyDraft, Guess, as_name
+from mixcpt.questions import BUILTIN_SETS, kept_folder
 from mixcpt.runs import NAME_LENGTH
+from mixcpt.templates import NAMED, OWN
 
 
 def setting(draft: AnyDraft, path: str, *, key: str) -> None:
@@ -77,7 +79,12 @@ def settings(
     with st.expander("Advanced settings", icon=":material/tune:"):
         groups = {name: label for name, label in forms.groups(type(draft.stage)).items() if name not in without}
         corpora = [name for name in corpus_names(state.workspace()) if not name.startswith("builtin-")]
-        known = {"measures.general": ["builtin/general", *corpora], "evaluation.tasks": ["general", "atlas"]}
+        known = {
+            "measures.general": ["builtin/general", *corpora],
+            "evaluation.tasks": [*BUILTIN_SETS, *map(str, sorted(kept_folder(state.workspace()).glob("*.jsonl")))],
+            "evaluation.format_source": ["builtin/instructions", *corpora],
+            "evaluation.format_templates": [OWN, *NAMED],
+        }
         for tab, group in zip(st.tabs(list(groups.values())), groups, strict=True):
             with tab:
                 forms.draw(
