@@ -152,7 +152,7 @@ class Run:
             return None
         folder = self.folder.parent / id
         if not (folder / "run.json").is_file():
-            raise NotFound(f"Run {self.id} continues {id}, which is gone: its adapter is whole, its story is not.")
+            raise NotFound(f"Run {self.id} continues {id}, which is gone, so what was read before it is not known.")
         return Run(folder)
 
     def chain(self) -> list["Run"]:

@@ -3,6 +3,8 @@
 Everything is plain text, for whoever shows it to escape. A run that was deleted is called by its id.
 """
 
+import re
+
 from mixcpt.config import Dpo, Sft
 from mixcpt.errors import NotFound
 from mixcpt.lineage import BASE
@@ -13,6 +15,8 @@ from mixcpt.samples import facts_in_words, kept_facts
 from mixcpt.scores import SCORES
 from mixcpt.selection import Rule
 from mixcpt.workspace import Workspace
+
+_SCORE = re.compile(rf"\b({'|'.join(SCORES)})\b")
 
 
 def run_words(workspace: Workspace, id: str | None) -> str:
@@ -40,7 +44,7 @@ def chain_words(run: Run) -> str:
 def samples_words(stage: Sft, run: Run | None = None) -> str:
     """Which samples are learned from: those that `run` has chosen, else what will be chosen."""
     if run and (facts := kept_facts(run)):
-        return facts_in_words(facts)
+        return facts_in_words(facts | {"rule": _SCORE.sub(lambda name: SCORES[name[0]].label, facts["rule"])})
     samples = stage.samples
     if samples.selection:
         return f"selection {samples.selection}"
