@@ -31,7 +31,7 @@ _EFFICIENCY = {"cpu": 0.4, "cuda": 0.35}
 _GPU_GFLOPS = 100_000.0
 _TILE = (4096, 32_768)
 """Tokens and words whose logits TRL makes at once."""
-TILE_COPIES = 6
+TILE_COPIES = 7
 """fp32 tensors of such a tile that are alive at once where no GPU does it in place."""
 _READINGS = {"sft": 2.5, "dpo": 2.0}
 """How often a sample's text is read for its scores: with the template, without and the answer alone; a pair under the

@@ -5,18 +5,22 @@ import re
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from mixcpt.config import Stage, override, parse_change, validate
+from mixcpt.config import AnyStage, Sft, Stage, follow, override, parse_change, validate
 from mixcpt.errors import TooLittle
 from mixcpt.estimate import (
     _EFFICIENCY,
     LOGIT_COPIES,
     PROCESS_BYTES,
     SLACK,
+    TILE_COPIES,
     Estimate,
+    SampleSizes,
     Shape,
     adapter_parameters,
     estimate,
@@ -143,6 +147,80 @@ def test_a_budget_of_domain_tokens_costs_all_that_is_read() -> None:
     assert of[0] == of[1]
 
 
+# Stage two
+
+SIZES = SampleSizes(count=10, mean_tokens=20.0, longest_tokens=30, scored=40)
+
+
+def learning(name: Literal["sft", "dpo"], **changes: object) -> Sft:
+    """Steps of four samples, two at once; measured only at start and end."""
+    usual = {"training": {"samples_per_step": 4, "samples_at_once": 2}}
+    return override(follow(stage(), name, usual), {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def needs(stage: Sft, sizes: SampleSizes = SIZES, device: str = "cpu", precision: str = "bf16") -> Estimate:
+    return estimate(stage, TINY, device=device, precision=precision, gflops=1.0, sizes=sizes)
+
+
+def test_the_parts_of_samples_by_hand() -> None:
+    tokens = 2 * 30  # two samples at once, as long as the longest
+    wanted = parts(stage()) | {
+        "activations": tokens * (17 * 4 + 8 * 8) * 2,
+        "logits": tokens * 10 * (2 + 4 * TILE_COPIES),  # the whole vocabulary of 10 is one tile
+    }
+    assert needs(learning("sft")).parts == wanted
+    pairs = {
+        "adapter": 20 * 2 * (8 + 12 + 12),  # with the weights of the reference
+        "activations": 2 * wanted["activations"],  # chosen and rejected
+        "logits": 2 * wanted["logits"],
+    }
+    assert needs(learning("dpo")).parts == wanted | pairs
+
+
+def test_a_sample_is_no_longer_than_allowed() -> None:
+    short = needs(learning("sft", samples__max_tokens=16)).parts
+    assert short["activations"] == 2 * 16 * (17 * 4 + 8 * 8) * 2
+
+
+def test_logits_are_made_in_tiles() -> None:
+    """Of at most 4,096 tokens and 32,768 words; on a GPU in place."""
+    wide = replace(TINY, vocabulary=100_000)
+    long = replace(SIZES, longest_tokens=8192)
+    stage = learning("sft", samples__max_tokens=8192)
+
+    def logits(device: str, precision: str) -> int:
+        return estimate(stage, wide, device=device, precision=precision, gflops=1.0, sizes=long).parts["logits"]
+
+    tile = 4096 * 32_768
+    assert logits("cpu", "bf16") == tile * (2 + 4 * TILE_COPIES)
+    assert logits("cpu", "fp32") == tile * (4 + 4 * TILE_COPIES)
+    assert logits("cuda", "nf4") == tile * 2
+
+
+def test_seconds_of_samples_by_hand() -> None:
+    """Body 160 and head 80 operations a token and pass, as above."""
+    speed = 1e9 * _EFFICIENCY["cpu"]
+    training = 10 * 20 * (160 + 160 + 3 * 80)
+    scoring = 40 * 20 * (160 + 80)
+    measuring = 3 * (10 + 20 + 30) * (160 + 80)  # base, start and end
+    sft = (training + 2.5 * scoring + measuring) / speed
+    assert needs(learning("sft")).seconds == pytest.approx(sft)
+    dpo = (training + 10 * 20 * (160 + 80) + 2 * scoring + measuring) / speed
+    assert needs(learning("dpo")).seconds == pytest.approx(dpo)
+    assert needs(learning("sft"), replace(SIZES, scored=0)).seconds == pytest.approx((training + measuring) / speed)
+    thrice = needs(learning("sft", training__epochs=3)).seconds
+    assert thrice == pytest.approx(sft + 2 * training / speed)
+    again = needs(learning("sft", training__checkpoint_activations=True)).seconds
+    assert again == pytest.approx(sft + 10 * 20 * 160 / speed)
+    # ten samples are three steps: the base, the start, and after each of them
+    assert needs(learning("sft", measures__every_steps=1)).seconds == pytest.approx(sft + 2 / 3 * measuring / speed)
+
+
+def test_stage_two_is_not_estimated_without_its_samples() -> None:
+    with pytest.raises(TypeError, match="needs their sizes"):
+        estimate(learning("sft"), TINY, device="cpu", precision="bf16", gflops=1.0)
+
+
 BIG = Shape(
     linear=[(4096, 4096)] * 4 * 32 + [(14336, 4096)] * 3 * 32,
     other=2 * 128_256 * 4096,
@@ -154,16 +232,23 @@ BIG = Shape(
 BIG_STAGE = stage(mixture__row_tokens=1024, training__rows_per_step=8, training__rows_at_once=8)
 
 
+BIG_SAMPLES = SampleSizes(count=1000, mean_tokens=400.0, longest_tokens=2048, scored=0)
+EIGHT = {"training__samples_per_step": 8, "training__samples_at_once": 8, "samples__max_tokens": 2048}
+BIG_STAGES: dict[str, AnyStage] = {"cpt": BIG_STAGE, "sft": learning("sft", **EIGHT), "dpo": learning("dpo", **EIGHT)}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4"])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_whatever_remedy_is_named_makes_the_run_fit(device: str, precision: str) -> None:
+@pytest.mark.parametrize("name", BIG_STAGES)
+def test_whatever_remedy_is_named_makes_the_run_fit(name: str, device: str, precision: str) -> None:
     """`model.precision` is auto, so what it means here must count, not what it would mean elsewhere."""
-    whole = estimate(BIG_STAGE, BIG, device=device, precision=precision, gflops=1.0)
+    heavy, known = BIG_STAGES[name], {"sizes": None if name == "cpt" else BIG_SAMPLES}
+    whole = estimate(heavy, BIG, device=device, precision=precision, gflops=1.0, **known)
     remedies = set()
     for share in (0.99, 0.7, 0.5, 0.35, 0.25, 0.2, 0.15, 0.1, 0.01):
         available = share * whole.memory_bytes
         with pytest.raises(TooLittle) as caught:
-            require_memory(BIG_STAGE, BIG, whole, available, device=device, precision=precision)
+            require_memory(heavy, BIG, whole, available, device=device, precision=precision, **known)
         message = str(caught.value)
         assert f"about {whole.memory_bytes / 1e9:.1f} GB" in message and f"{available / 1e9:.1f} GB are" in message
         assert ("on the GPU" in message) == (device == "cuda")
@@ -173,12 +258,14 @@ def test_whatever_remedy_is_named_makes_the_run_fit(device: str, precision: str)
             continue
         named = re.findall(r"([a-z_.]+) to (\w+)", remedy)
         changes = dict(parse_change(f"{name}={value}") for name, value in named)
-        changed = override(BIG_STAGE, changes)
+        changed = override(heavy, changes)
         then = str(changes.get("model.precision", precision))
-        fitting = estimate(changed, BIG, device=device, precision=then, gflops=1.0)
+        fitting = estimate(changed, BIG, device=device, precision=then, gflops=1.0, **known)
         assert fitting.memory_bytes <= available, remedy
-        require_memory(changed, BIG, fitting, available, device=device, precision=then)
+        require_memory(changed, BIG, fitting, available, device=device, precision=then, **known)
     assert len(remedies) >= 3
+    own = "rows" if name == "cpt" else "samples"
+    assert any(f"training.{own}_at_once to 1" in remedy for remedy in remedies)
 
 
 def test_a_hopeless_run_is_told_to_take_a_smaller_model() -> None:
