@@ -15,12 +15,11 @@ import streamlit as st
 
 from app import show, state
 from app.pins import pin_button
-from app.steady import keep_charts
 from app.tiles import tiles
 from app.words import ago, plain, printable
 from mixcpt import charts
 from mixcpt.chains import links
-from mixcpt.errors import MixcptError
+from mixcpt.errors import MixcptError, NotFound
 from mixcpt.estimate import minutes
 from mixcpt.jobs import is_part_of_run
 from mixcpt.overview import RunSummary, summary
@@ -28,8 +27,6 @@ from mixcpt.palette import STAGE_NAMES
 from mixcpt.queue import QueueItem, queue
 from mixcpt.runs import Run, Runs
 from mixcpt.stamps import Stamp, stamp
-
-keep_charts()
 
 RUNS = "../pages/runs.py"
 MOVING = ("queued", "running")
@@ -264,11 +261,7 @@ def _curves(now: RunSummary) -> None:
         st.caption(f"{first} curves begin with the first step.")
         return
     if now.parent:
-        _chart(now, "Over the whole chain", "chain")
-        st.caption(
-            "From the base through every stage, over all tokens that were read. Lower is better; dotted lines are the "
-            "base model."
-        )
+        _whole_chain(now)
     _chart(now, "In this stage" if now.parent else "Gained and forgotten", "forgetting_curve")
     st.caption("Measured on texts that the model never trains on. Lower is better; dotted lines are the base model.")
     if now.stage == "dpo":
@@ -281,6 +274,18 @@ def _curves(now: RunSummary) -> None:
     _pair(now, ("Learning rate", "learning_rate"), ("Memory", "memory"))
 
 
+def _whole_chain(now: RunSummary) -> None:
+    try:
+        _chart(now, "Over the whole chain", "chain")
+    except NotFound as problem:  # an ancestor was deleted by hand; the run's own curves are there all the same
+        st.caption(plain(problem))
+        return
+    st.caption(
+        "From the base through every stage, over all tokens that were read. Lower is better; dotted lines are the base "
+        "model."
+    )
+
+
 def _pair(now: RunSummary, *pair: tuple[str, str]) -> None:
     """Two charts side by side."""
     for place, (title, name) in zip(st.columns(2, gap="medium"), pair, strict=True):
@@ -289,14 +294,13 @@ def _pair(now: RunSummary, *pair: tuple[str, str]) -> None:
 
 
 def _chart(now: RunSummary, title: str, name: str) -> None:
-    """The state belongs to the key: with the next state the page is drawn anew, and a chart that is mounted again under
-    its old key would show what it showed last (see `app.steady`)."""
+    """With every new point it is another chart to Streamlit, which draws what one was first given and nothing later."""
     run = Run(state.workspace().runs / now.id)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(title, anchor=False, width="content")
         pin_button(now.experiment, name, [now.id], key=f"runs_pin_{name}")
     figure = _figure(name, run.folder, stamp(str(run.metrics)))
-    show.chart(figure, key=f"runs_chart_{name}_{now.id}_{now.state}_{now.kind}")
+    show.chart(figure, key=f"runs_chart_{name}_{now.id}")
 
 
 def _log(now: RunSummary) -> None:

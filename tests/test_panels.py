@@ -106,8 +106,8 @@ def test_a_deleted_run_leaves_its_page_with_one_sentence(studio: Workspace) -> N
     assert "may have been deleted" in texts(app.run())
 
 
-def test_a_live_chart_is_the_same_chart_after_a_new_point(studio: Workspace) -> None:
-    """Else it would blink at every step."""
+def test_a_live_chart_is_another_one_after_a_new_point(studio: Workspace) -> None:
+    """Streamlit 1.67 draws what a chart of one identity was first given, and nothing that comes later."""
     run = made_run(studio, state="running")
     app = open_page("runs", run=run.id)
 
@@ -115,7 +115,9 @@ def test_a_live_chart_is_the_same_chart_after_a_new_point(studio: Workspace) -> 
         return {chart.proto.id: chart.proto.spec for chart in app.get("plotly_chart")}
 
     before = charts()
+    assert charts() == before and len(before) == 5
     run.append({**run.losses()[-1], "step": 6, "tokens": 6144})
     app.run()
     after = charts()
-    assert len(before) == 5 and before.keys() == after.keys() and before != after
+    assert len(after) == 5 and before != after
+    assert all(before[id] == after[id] for id in before.keys() & after.keys())
