@@ -1,9 +1,12 @@
 """The Talk page: who can be asked, a conversation, and everything that can come between a question and its answer."""
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from adapted import adapted_run, end_process
 from made import made_chain, made_run, open_page, texts
 from streamlit.testing.v1 import AppTest
 
@@ -402,3 +405,21 @@ def test_short_names_tell_apart() -> None:
     )
     assert talk_answers.short_names([base, first]) == ["Base", "SFT"]
     assert talk_answers.short_names([base, first, second]) == ["Base", "SFT · a", "SFT · b at 0.5"]
+
+
+def test_with_the_real_process(studio: Workspace, tiny_model_folder: Path, drawn: dict[str, dict[str, Any]]) -> None:
+    """From the box to the table, by a run of two layers."""
+    run = adapted_run(studio, tiny_model_folder)
+    try:
+        app = open_page("talk", run=run.id)
+        app.number_input(key="talk_max_new_tokens").set_value(4).run()
+        ask(app, "Which river?")
+        deadline = time.monotonic() + 90
+        while not app.dataframe:
+            assert time.monotonic() < deadline and not app.exception and not app.error
+            time.sleep(0.3)
+            app.run()
+        assert app.dataframe[0].value.shape == (2, 4) and "plain text without a chat template" in texts(app)
+        assert "In memory" not in texts(app)  # that is told where it can be freed
+    finally:
+        end_process(studio)

@@ -1,6 +1,7 @@
 """Adapters on one base: each is exactly what it would be alone, at any strength, in any order."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,21 @@ def test_too_little_memory_is_told_before_anything_is_loaded(
 
 def test_memory_is_given_back_without_a_model() -> None:
     release_memory()
+
+
+def test_it_is_the_same_in_four_bits(home: Workspace, runs: list[Run], tiny_model_folder: Path) -> None:
+    """Strength and switching, over layers that are quantised; the expected is loaded alone, as training does."""
+    held = Resident(replace(base_of(home, runs[0], ""), precision="nf4"))
+
+    def alone_in_four_bits(run: Run | None) -> Tensor:
+        base = models.load_base(tiny_model_folder, "cpu", "nf4")
+        return logits(models.load_adapter(base, run.adapter, trainable=False) if run else base)
+
+    for number in (1, None, 0):
+        run = None if number is None else runs[number]
+        held.use(run)
+        assert torch.equal(logits(held.model), alone_in_four_bits(run)), number
+    held.use(runs[0], 0.5)
+    half = logits(held.model)
+    held.use(runs[0], 0.0)
+    assert torch.equal(logits(held.model), alone_in_four_bits(None)) and not torch.equal(half, logits(held.model))

@@ -4,7 +4,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ from made import made_job, made_run
 from mixcpt import resident, service
 from mixcpt.errors import BadConfig, BadFile, BadInput, Busy, TooLittle
 from mixcpt.exchanges import BROKEN_OFF, Answer, Exchanges, Question, begin
+from mixcpt.jobs import Jobs
 from mixcpt.processes import lease, lease_holder
+from mixcpt.prompts import base_of
 from mixcpt.runs import Run
 from mixcpt.service import Service
 from mixcpt.settings import validate
@@ -78,18 +82,12 @@ def test_what_an_earlier_process_left_unfinished_says_so(workspace: Workspace) -
 
 def test_a_job_at_the_machine_is_named(workspace: Workspace, run: Run) -> None:
     made, job = Service(workspace, 60, 60), made_run(workspace, name="wells", state="running")
-    training = next(other for other in service_jobs(workspace) if other.run == job.id and other.kind == "train")
+    training = next(other for other in Jobs(workspace).all() if other.run == job.id and other.kind == "train")
     with lease(workspace, training.id), pytest.raises(Busy, match=r"^Training wells has the machine; Talk goes on"):
         made.ask(question(run))
     with lease(workspace, "a notebook"), pytest.raises(Busy, match=r"^A notebook has the machine"):
         made.losses(run=run.id, messages=[{"role": "user", "content": "x"}])
     made.ask(question(run))
-
-
-def service_jobs(workspace: Workspace) -> list[Any]:
-    from mixcpt.jobs import Jobs
-
-    return Jobs(workspace).all()
 
 
 def test_a_job_that_could_start_goes_first_but_not_for_ever(
@@ -238,3 +236,14 @@ def test_a_stop_before_its_turn_and_one_too_late(workspace: Workspace, run: Run)
 def test_requests_that_cannot_be_read(workspace: Workspace, do: str, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises((BadInput, BadConfig), match=words):
         Service(workspace, 60, 60).answer(do, arguments)
+
+
+def test_on_a_gpu_it_ends_with_its_model(workspace: Workspace, run: Run) -> None:
+    """Only so is all of the GPU's memory given back; on a processor it goes on."""
+    for device, ends in (("cpu", False), ("cuda", True)):
+        made = Service(workspace, 60, 60)
+        base = replace(base_of(workspace, run, ""), device=device)
+        made._resident = SimpleNamespace(base=base, runs=[])  # type: ignore[assignment]
+        made.unload()
+        made._rest()
+        assert made.ending.is_set() is ends and made.status()["base"] is None
