@@ -178,10 +178,13 @@ def _interval(correct: Sequence[float], subjects: Sequence[str]) -> tuple[float,
 
 
 def _given(sample: Mapping[str, Any]) -> Any:
-    """The index of the likeliest choice, the first of several; or the text that was written."""
+    """The index of the likeliest choice, the first of several; or the text that was written. Of a text that lm-eval
+    only compares with what would be written: that text where it would be, else nothing."""
     answers = sample["filtered_resps"]
     if isinstance(answers[0], str):
         return answers[0].strip()
+    if len(answers) == 1:
+        return str(sample["arguments"][0][1]).strip() if answers[0][1] else ""
     likelihoods = [float(answer[0]) for answer in answers]
     return likelihoods.index(max(likelihoods))
 

@@ -386,3 +386,12 @@ def test_an_official_task_without_right_answers_is_refused() -> None:
     one = grading.Asked("wikitext", None, [], [0])
     with pytest.raises(Unavailable, match=r"lm-eval:wikitext counts no right answers .it has word_perplexity.: choose"):
         grading._scored(one, samples)
+
+
+def test_a_text_that_is_only_compared_is_given_where_it_would_be_written() -> None:
+    """As in lambada: one request a question, its log-likelihood and whether it is what greedy decoding writes."""
+
+    def given(is_greedy: bool) -> Any:
+        return grading._given({"filtered_resps": [(-1.5, is_greedy)], "arguments": [("She opened the", " door")]})
+
+    assert (given(True), given(False)) == ("door", "")
