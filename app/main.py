@@ -4,6 +4,9 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+# Whole before any page is drawn: plotly looks into it when it is there, and a chart drawn in one thread while another
+# was still importing it broke the page.
+import pandas as pd  # noqa: F401
 import streamlit as st
 
 from app import panels, show, state
