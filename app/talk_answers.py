@@ -106,7 +106,8 @@ def _facts(one: Answer) -> None:
 
 def _strip(exchange: Exchange, number: int) -> None:
     one = exchange.answers[number]
-    legend = [("the darker, the less expected", STAGES.get(one.stage, STAGES["base"])), ("first difference", GENERAL)]
+    legend = [("the fuller, the less expected", STAGES.get(one.stage, STAGES["base"]))]
+    legend += [("first difference", GENERAL)] if one.differs else []
     token_strip(_chips(exchange, number), key=f"talk_strip_{exchange.id}_{number}", legend=legend, height=_TALL)
 
 
