@@ -222,8 +222,8 @@ def _fewer(stage: Sft, sizes: SampleSizes, share: float) -> dict[str, Any] | Non
     if stage.samples.selection is not None or stage.samples.rule.strategy == "by-hand":
         return None
     fix: dict[str, Any] = {}
-    if sizes.scored:
-        fix["samples.candidates"] = max(_USUAL_COUNT, int(sizes.scored * share))
+    if sizes.candidates > _USUAL_COUNT and sizes.scored_tokens:
+        fix["samples.candidates"] = max(_USUAL_COUNT, int(sizes.candidates * share))
     if stage.samples.rule.count is not None:
         fix["samples.rule.count"] = max(FEW_SAMPLES, int(sizes.count * share))
     return fix or None

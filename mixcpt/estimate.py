@@ -33,9 +33,6 @@ _TILE = (4096, 32_768)
 """Tokens and words whose logits TRL makes at once."""
 TILE_COPIES = 7
 """fp32 tensors of such a tile that are alive at once where no GPU does it in place."""
-_READINGS = {"sft": 2.5, "dpo": 2.0}
-"""How often a sample's text is read for its scores: with the template, without and the answer alone; a pair under the
-run and under the base."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +55,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class SampleSizes:
-    """What is known of a stage's samples before they are chosen: how many, the mean of their tokens (of a pair both
-    answers, each with its question), the longest text, and how many candidates are scored beforehand."""
+    """What is known of a stage's samples before they are chosen: of how many candidates how many will be learned from,
+    the mean of their tokens (of a pair both answers, each with its question), the longest text, and how many tokens are
+    read beforehand for their scores."""
 
+    candidates: int
     count: int
     mean_tokens: float
     longest_tokens: int
-    scored: int
+    scored_tokens: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -227,9 +226,8 @@ def _of_samples(stage: Sft, shape: Shape, sizes: SampleSizes) -> float:
     per_token = _forward(stage, shape) + body + 3 * head + (body + head if isinstance(stage, Dpo) else 0)
     read = sizes.count * stage.training.epochs
     steps = max(1, -(-read // stage.training.samples_per_step))
-    scored = sizes.scored * sizes.mean_tokens * _READINGS[stage.stage]
     measured = _measured_tokens(stage, steps, whole=3)
-    return read * sizes.mean_tokens * per_token + (scored + measured) * (body + head)
+    return read * sizes.mean_tokens * per_token + (sizes.scored_tokens + measured) * (body + head)
 
 
 def _passes(shape: Shape) -> tuple[int, int]:

@@ -13,18 +13,22 @@ from mixcpt.corpus import Corpus
 from mixcpt.errors import BadInput, NoTemplate
 from mixcpt.modelstore import find_folder
 from mixcpt.records import Kind
-from mixcpt.samples import kind_of
+from mixcpt.samples import kind_of, needs_scores
+from mixcpt.scores import SCORES
 from mixcpt.selection import list_selections, open_selection
 from mixcpt.templates import NAMED, template_of
 from mixcpt.workspace import Workspace
+
+OF_A_RUN = ("implicit_margin", "dpo_loss")
+"""Scores of pairs that there are only where a run is compared with its base."""
 
 
 def require_parts(workspace: Workspace, stage: AnyStage, before: AnyStage | None = None) -> None:
     """See that all that a stage reads is there; `before` is the stage that it continues.
 
     Raises:
-        NotFound: a source or the selection is gone. BadInput: its samples are of the other kind. NoTemplate: there
-            is no chat template.
+        NotFound: a source or the selection is gone. BadInput: its samples are of the other kind, or have no such
+            score. NoTemplate: there is no chat template.
     """
     measured = stage.mixture.domain_sources() if isinstance(stage, Sft) else stage.mixture.target_tokens()
     for source in [*measured, stage.measures.general]:
@@ -34,6 +38,7 @@ def require_parts(workspace: Workspace, stage: AnyStage, before: AnyStage | None
         _require_kind("instructions", source_kind(workspace, source), f"source {source!r}", "the format is measured on")
     if isinstance(stage, Sft):
         _require_samples(workspace, stage)
+        _require_score(stage, before)
         _require_template(workspace, stage, before)
 
 
@@ -45,6 +50,20 @@ def _require_samples(workspace: Workspace, stage: Sft) -> None:
         where = f"selection {config.selection!r}"
         kind = selection_facts(workspace, config.selection)["scores"]["kind"]
     _require_kind(kind_of(stage), kind, where, f"{stage.stage} learns from")
+
+
+def _require_score(stage: Sft, before: AnyStage | None) -> None:
+    if not needs_scores(stage):
+        return
+    score, wanted = str(stage.samples.rule.score), kind_of(stage)
+    there = [name for name, kind in SCORES.items() if kind.kind == wanted and (before or name not in OF_A_RUN)]
+    if score not in there:
+        why = (
+            "compares a run with its base, but this starts from the base itself"
+            if score in OF_A_RUN
+            else (f"is no score of {wanted}, which {stage.stage} learns from")
+        )
+        raise BadInput(f"samples.rule.score is {score!r}, which {why}: take one of {', '.join(there)}.")
 
 
 def _require_kind(wanted: Kind, kind: Kind, where: str, what_for: str) -> None:

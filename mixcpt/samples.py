@@ -72,14 +72,25 @@ def needs_scores(stage: Sft) -> bool:
     return stage.samples.selection is None and stage.samples.rule.strategy in ("easiest", "hardest")
 
 
+_FORMS = {"template": ("template",), "plain": ("plain",), "alignment": ("template", "plain"), "ifd": ("plain", "alone")}
+
+
+def forms_of(score: str) -> tuple[str, ...]:
+    """The forms (`readings.FORMS`) in which an instruction sample has to be read for a score; of pairs it says nothing,
+    for they are read in one form."""
+    return next((forms for part, forms in _FORMS.items() if part in score.split("_")), _FORMS["template"])
+
+
 def score_payload(stage: Sft, parent: str | None) -> dict[str, Any]:
-    """The payload of the `score` job that a stage needs before it can choose its samples by score."""
+    """The payload of the `score` job that a stage needs before it can choose its samples by score. Answers are read in
+    the forms that it takes and no others."""
     payload: dict[str, Any] = {
         "source": stage.samples.source,
         "run": parent,
         "template": None if stage.template == "auto" else stage.template,
         "max_tokens": stage.samples.max_tokens,
         "limit": stage.samples.candidates,
+        "what": list(forms_of(str(stage.samples.rule.score))),
     }
     if parent is None:
         payload["model"] = stage.model.model_dump(mode="json")

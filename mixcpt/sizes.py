@@ -12,7 +12,7 @@ from mixcpt.errors import NotFound
 from mixcpt.estimate import SampleSizes
 from mixcpt.manifest import Manifest
 from mixcpt.requirements import selection_facts
-from mixcpt.samples import needs_scores
+from mixcpt.samples import forms_of, needs_scores
 from mixcpt.unify import unify
 from mixcpt.workspace import Workspace
 
@@ -45,16 +45,25 @@ def sample_sizes(workspace: Workspace, stage: Sft) -> SampleSizes:
     if config.selection is not None:
         kept = selection_facts(workspace, config.selection)
         mean = kept["tokens"] / kept["chosen"]
-        return SampleSizes(kept["chosen"], mean, min(config.max_tokens, kept["scores"].get("max_tokens", 1 << 20)), 0)
+        longest = min(config.max_tokens, kept["scores"].get("max_tokens", config.max_tokens))
+        return SampleSizes(kept["chosen"], kept["chosen"], mean, longest)
     texts = _texts(workspace, config.source)
     mean = answers * min(texts.mean + TEMPLATE_TOKENS, config.max_tokens)
     candidates = min(config.candidates or texts.count, texts.count)
     return SampleSizes(
+        candidates=candidates,
         count=_chosen(config, candidates, mean),
         mean_tokens=mean,
         longest_tokens=min(config.max_tokens, texts.longest + TEMPLATE_TOKENS),
-        scored=candidates if needs_scores(stage) else 0,
+        scored_tokens=candidates * mean * _readings(stage),
     )
+
+
+def _readings(stage: Sft) -> int:
+    """How often a candidate is read for its score: a pair under the run and under its base."""
+    if not needs_scores(stage):
+        return 0
+    return 2 if isinstance(stage, Dpo) else len(forms_of(str(stage.samples.rule.score)))
 
 
 def _chosen(config: SampleConfig, candidates: int, mean: float) -> int:

@@ -149,7 +149,7 @@ def test_a_budget_of_domain_tokens_costs_all_that_is_read() -> None:
 
 # Stage two
 
-SIZES = SampleSizes(count=10, mean_tokens=20.0, longest_tokens=30, scored=40)
+SIZES = SampleSizes(candidates=40, count=10, mean_tokens=20.0, longest_tokens=30, scored_tokens=700.0)
 
 
 def learning(name: Literal["sft", "dpo"], **changes: object) -> Sft:
@@ -201,13 +201,15 @@ def test_seconds_of_samples_by_hand() -> None:
     """Body 160 and head 80 operations a token and pass, as above."""
     speed = 1e9 * _EFFICIENCY["cpu"]
     training = 10 * 20 * (160 + 160 + 3 * 80)
-    scoring = 40 * 20 * (160 + 80)
+    scoring = 700 * (160 + 80)
     measuring = 3 * (10 + 20 + 30) * (160 + 80)  # base, start and end
-    sft = (training + 2.5 * scoring + measuring) / speed
+    sft = (training + scoring + measuring) / speed
     assert needs(learning("sft")).seconds == pytest.approx(sft)
-    dpo = (training + 10 * 20 * (160 + 80) + 2 * scoring + measuring) / speed
+    dpo = (training + 10 * 20 * (160 + 80) + scoring + measuring) / speed
     assert needs(learning("dpo")).seconds == pytest.approx(dpo)
-    assert needs(learning("sft"), replace(SIZES, scored=0)).seconds == pytest.approx((training + measuring) / speed)
+    assert needs(learning("sft"), replace(SIZES, scored_tokens=0)).seconds == pytest.approx(
+        (training + measuring) / speed
+    )
     thrice = needs(learning("sft", training__epochs=3)).seconds
     assert thrice == pytest.approx(sft + 2 * training / speed)
     again = needs(learning("sft", training__checkpoint_activations=True)).seconds
@@ -232,7 +234,7 @@ BIG = Shape(
 BIG_STAGE = stage(mixture__row_tokens=1024, training__rows_per_step=8, training__rows_at_once=8)
 
 
-BIG_SAMPLES = SampleSizes(count=1000, mean_tokens=400.0, longest_tokens=2048, scored=0)
+BIG_SAMPLES = SampleSizes(candidates=1000, count=1000, mean_tokens=400.0, longest_tokens=2048)
 EIGHT = {"training__samples_per_step": 8, "training__samples_at_once": 8, "samples__max_tokens": 2048}
 BIG_STAGES: dict[str, AnyStage] = {"cpt": BIG_STAGE, "sft": learning("sft", **EIGHT), "dpo": learning("dpo", **EIGHT)}
 

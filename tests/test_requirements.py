@@ -86,6 +86,21 @@ def test_dpo_learns_from_pairs(ready: Workspace, tiny_model_folder: Path) -> Non
     require_parts(ready, override(stage, {"samples.selection": "better"}))
 
 
+def test_a_score_must_be_one_that_the_samples_will_have(ready: Workspace, tiny_model_folder: Path) -> None:
+    before = recipe(tiny_model_folder).cpt
+    mine = sft(tiny_model_folder, samples__rule__score="margin")
+    with pytest.raises(
+        BadInput, match=r"'margin', which is no score of instructions, .* take one of perplexity_template"
+    ):
+        require_parts(ready, mine, before)
+    require_parts(ready, override(mine, {"samples.rule.strategy": "random"}), before)  # says nothing there
+    usual = {"template": "chatml", "samples.source": "taste", "samples.rule.score": "implicit_margin"}
+    dpo = follow(before, "dpo", usual)
+    require_parts(ready, dpo, before)
+    with pytest.raises(BadInput, match=r"compares a run with its base, but this starts from .*: take one of margin,"):
+        require_parts(ready, dpo)
+
+
 def test_a_base_model_needs_a_template_by_name(ready: Workspace, tiny_model_folder: Path, tmp_path: Path) -> None:
     """What comes after SFT finds the template that was saved there."""
     before: AnyStage = recipe(tiny_model_folder).cpt

@@ -13,7 +13,7 @@ from mixcpt.errors import BadInput, NotFound
 from mixcpt.packing import IGNORED
 from mixcpt.records import Message, Record
 from mixcpt.runs import Runs
-from mixcpt.scores import ScoredSample
+from mixcpt.scores import SCORES, ScoredSample, Sums, answer_scores
 from mixcpt.selection import Rule, Selection
 from mixcpt.templates import choose_template
 from mixcpt.tokens import TextTokenizer
@@ -111,10 +111,20 @@ def test_what_scores_will_choose_is_only_shown_as_a_first_look(home: Workspace, 
     assert (batch.certain, batch.epoch_samples, len(batch.samples)) == (False, None, 2)
     assert samples.needs_scores(config) and not samples.needs_scores(stage(Sft, tiny_model_folder))
     assert samples.score_payload(config, "cpt-1") == {
-        "source": "talk", "run": "cpt-1", "template": "alpaca", "max_tokens": 1024, "limit": 5,
+        "source": "talk", "run": "cpt-1", "template": "alpaca", "max_tokens": 1024, "limit": 5, "what": ["template"],
     }  # fmt: skip
     assert samples.score_payload(config, None)["model"]["name"] == str(tiny_model_folder)
     assert samples.score_payload(stage(Dpo, tiny_model_folder), "x")["beta"] == 0.1
+
+
+@pytest.mark.parametrize("score", [name for name, kind in SCORES.items() if kind.kind == "instructions"])
+def test_a_score_is_had_from_the_forms_that_it_takes_and_no_fewer(score: str) -> None:
+    sums = Sums(first=1, answer=6, answer_tokens=3, end=1, end_tokens=1, whole=9, whole_tokens=5)
+    forms = dict.fromkeys(samples.forms_of(score), sums)
+    assert score in answer_scores(forms, alone_sees_first=True)
+    for left_out in forms:
+        fewer = {form: sums for form in forms if form != left_out}
+        assert score not in answer_scores(fewer, alone_sees_first=True)
 
 
 def test_a_saved_selection_with_changes_by_hand_is_what_is_learned(home: Workspace, tiny_model_folder: Path) -> None:
