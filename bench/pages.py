@@ -26,6 +26,7 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection, connect
 
+from mixcpt.align_drafts import begin, stage_after
 from mixcpt.builtin import open_source
 from mixcpt.config import override
 from mixcpt.corpus import ingest_records
@@ -40,7 +41,7 @@ from mixcpt.workspace import Workspace, now
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))
-from made import made_run  # noqa: E402 (the tests' maker of runs)
+from made import made_chain, made_run  # noqa: E402 (the tests' maker of runs)
 
 PAGES = ("home", "corpora", "mixture", "launch", "runs", "selection", "compare", "notebook")
 SAMPLES = 5000
@@ -100,6 +101,13 @@ def score_samples(workspace: Workspace) -> str:
     info = {"id": "bench", "source": "bench", "kind": "instructions", "run": None, "model": "smollm2-135m"}
     ScoreTable(info | {"template": None, "created": now()}, samples).save(workspace)
     return "bench"
+
+
+def chain(workspace: Workspace) -> dict[str, str]:
+    """What to ask of the pages of stage two: a draft after the second run of a chain, and the page of its last."""
+    _, sft, dpo = made_chain(workspace, experiment="chain")
+    draft = begin(workspace, stage_after(workspace, sft), sft)
+    return {"align": f"draft={draft.id}", "runs (the last of a chain)": f"run={dpo.id}"}
 
 
 def start_training(workspace: Workspace) -> None:
@@ -193,6 +201,7 @@ def main() -> None:
                 wait_for_training(workspace)
             queries = {page: f"draft={draft}" if page in ("mixture", "launch") else "" for page in PAGES}
             queries |= {f"selection ({SAMPLES:,} samples)": f"scores={score_samples(workspace)}&choice=choice-bench"}
+            queries |= chain(workspace)
             queries |= {"corpora (the large one)": "corpus=large", "runs (one run)": f"run={run}"}
             queries |= {"compare (8 runs)": "runs=" + ",".join(one.id for one in Runs(workspace).all()[:8])}
             queries |= {"notebook (25 runs)": "experiment=experiment-0"}
