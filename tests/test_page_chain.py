@@ -1,5 +1,7 @@
 """Runs of stage two on every page that shows runs: their chain, their figures, their samples, and what follows."""
 
+import shutil
+
 import pytest
 from made import made_chain, made_child, made_run, open_page, texts
 from streamlit.testing.v1 import AppTest
@@ -174,13 +176,12 @@ def test_a_chain_is_told_in_its_notebook(studio: Workspace) -> None:
 
 
 def test_a_run_whose_parent_is_gone_has_a_page(studio: Workspace) -> None:
-    import shutil
-
     cpt, sft, _ = made_chain(studio)
     shutil.rmtree(cpt.folder)
     for view in VIEWS:
         app = open_page("runs", run=sft.id, runs_view=view)
         assert not app.exception, view
+    assert {"In this stage", "Loss"} <= set(titles(open_page("runs", run=sft.id)))
     assert "which is gone" in texts(open_page("runs", run=sft.id)).replace("\\", "")
 
 
