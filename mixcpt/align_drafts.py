@@ -19,6 +19,7 @@ from mixcpt.recipe import Recipe
 from mixcpt.requirements import selection_facts
 from mixcpt.runs import NAME_LENGTH, Run, Runs
 from mixcpt.settings import as_change
+from mixcpt.templates import NAMED
 from mixcpt.workspace import Workspace, new_id
 
 Kind = Literal["sft", "dpo"]
@@ -61,9 +62,19 @@ def stage_after(
     for path in given:
         if parent and path.startswith(_INHERITED):
             raise BadConfig(f"{path} cannot be set, for it is that of {parent.id}, which is continued: leave it out.")
+    before = _before(parent)
     if selection is not None:
-        given = {**given, "samples.selection": selection_facts(workspace, selection)["name"]}
-    return follow(_before(parent), kind, given)
+        facts = selection_facts(workspace, selection)
+        given = {**_template_of(facts, before), **given, "samples.selection": facts["name"]}
+    return follow(before, kind, given)
+
+
+def _template_of(selection: dict[str, Any], before: AnyStage) -> dict[str, str]:
+    """The named template under which a selection was scored: what was easy there is learned there, unless the chain has
+    a template already."""
+    template = selection["scores"].get("template") or {}
+    aligned = isinstance(before, Sft) and before.template != "auto"
+    return {"template": template["name"]} if template.get("name") in NAMED and not aligned else {}
 
 
 def begin(workspace: Workspace, stage: Sft, parent: Run | None, experiment: str = "") -> AlignDraft:

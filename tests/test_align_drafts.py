@@ -11,7 +11,10 @@ from mixcpt.config import Dpo, follow, override, parse_change
 from mixcpt.drafts import Draft, Drafts, default_stage
 from mixcpt.errors import BadConfig, NotFound
 from mixcpt.recipe import Recipe
+from mixcpt.records import Message, Record
 from mixcpt.runs import NAME_LENGTH
+from mixcpt.scores import ScoredSample
+from mixcpt.selection import Rule, Selection
 from mixcpt.settings import as_change
 from mixcpt.workspace import Workspace
 
@@ -22,6 +25,21 @@ def test_what_comes_after_what(workspace: Workspace) -> None:
     assert stage_after(workspace, sft, "sft").stage == "sft"
     with pytest.raises(NotFound, match="no selection 'mine'"):
         stage_after(workspace, cpt, selection="mine")
+
+
+def test_a_selection_is_learned_in_the_template_that_it_was_scored_under(workspace: Workspace) -> None:
+    cpt = made_run(workspace)
+    row = ScoredSample(
+        "a", Record("instructions", messages=(Message("user", "q"), Message("assistant", "a"))).to_json(), 4, 2, {}
+    )
+    for name, template in (("alpaca", "alpaca"), ("own", "own"), ("none", None)):
+        info = {"source": "x", "kind": "instructions", "template": template and {"name": template, "source": ""}}
+        Selection(info, [row], Rule(strategy="all")).save(workspace, name)
+    found = {name: stage_after(workspace, cpt, selection=name).template for name in ("alpaca", "own", "none")}
+    assert found == {"alpaca": "alpaca", "own": "auto", "none": "auto"}
+    assert stage_after(workspace, cpt, selection="alpaca", changes={"template": "chatml"}).template == "chatml"
+    aligned = made_child(workspace, cpt, changes={"template": "zephyr"})
+    assert stage_after(workspace, aligned, "sft", "alpaca").template == "zephyr"
 
 
 def test_what_the_parent_decides_cannot_be_set(workspace: Workspace) -> None:
