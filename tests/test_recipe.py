@@ -1,5 +1,6 @@
 """Recipes: what a file may say, what is refused in one sentence, and the chain of stages that it stands for."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,14 @@ import pytest
 
 from mixcpt.config import Dpo, MixtureConfig, Sft, SourceShare, Stage, to_yaml, validate
 from mixcpt.errors import BadConfig, BadFile
+from mixcpt.planned import planned
 from mixcpt.recipe import Recipe, changed, load_recipe, uploaded
+from mixcpt.samples import kind_of, needs_scores
+from mixcpt.scores import SCORES
 from mixcpt.settings import load_yaml
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+DOCUMENT = Path(__file__).parents[1] / "docs" / "cli.md"
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
@@ -210,6 +215,40 @@ def test_every_shipped_recipe_is_valid_and_named_like_its_file(path: Path) -> No
     loaded = load_recipe(path)
     assert loaded.name == path.stem
     assert loaded.description
+
+
+def asking(path: Path) -> list[str]:
+    """Of each stage of a recipe's chain, its name, with a "?" where questions are asked after it."""
+    recipe = load_recipe(path)
+    return [stage.stage + ("?" if stage.evaluation.asks else "") for stage in recipe.chain(recipe.cpt)]
+
+
+def test_shipped_chains_are_asked_where_they_say() -> None:
+    """Quick only at the end, which saves half of its time; standard after every stage."""
+    asked = {path.stem: asking(path) for path in RECIPES}
+    assert asked["quick"] == ["cpt", "sft", "dpo?"]
+    assert asked["standard"] == ["cpt?", "sft?", "dpo?"]
+    assert all(stages == ["cpt?", "sft?", "dpo?"] for name, stages in asked.items() if name.startswith("paper-"))
+
+
+def test_what_shipped_recipes_choose_by_is_a_score_of_their_samples() -> None:
+    for path in RECIPES:
+        recipe = load_recipe(path)
+        for stage in recipe.chain(recipe.cpt)[1:]:
+            assert isinstance(stage, Sft)
+            if needs_scores(stage):
+                assert SCORES[str(stage.samples.rule.score)].kind == kind_of(stage), path
+
+
+def test_the_recipe_in_the_document_is_one() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
+    recipe = uploaded(text.encode(), "docs/cli.md")
+    assert isinstance(recipe, Recipe)
+    runs = planned(recipe, {}, 0)
+    assert [(run.stage.stage, run.arm or run.name) for run in runs] == [
+        ("cpt", "cpt of easiest, random and all"),
+        ("sft", "easiest"), ("dpo", "easiest"), ("sft", "random"), ("dpo", "random"), ("sft", "all"), ("dpo", "all"),
+    ]  # fmt: skip
 
 
 def test_without_seeds_a_recipe_keeps_those_of_its_stage() -> None:
