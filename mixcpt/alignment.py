@@ -27,6 +27,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from mixcpt import models, samples
 from mixcpt.config import Dpo, Sft
 from mixcpt.measures import Measures
+from mixcpt.outlook import estimate_run
 from mixcpt.runs import Run, Runs
 from mixcpt.samples import Sample
 from mixcpt.scoring import adapter_fingerprint, score_as_asked
@@ -298,6 +299,8 @@ def _save(run: Run, model: PeftModel, template: ChatTemplate) -> None:
 def run_job(context: "JobContext") -> str:
     """The `train` job of a later stage: from the start or from its last checkpoint."""
     run = Runs(context.workspace).get(str(context.job.run))
+    needed = estimate_run(context.workspace, run)
+    context.say(f"estimated: {needed.words()}")
     results = align(context.workspace, run, progress=context.progress, check=context.check, say=context.say)
     last = run.losses()[-1]
     reached = f"loss {last['loss']:.3f}" + (f", margin {last['margin']:.2f}" if "margin" in last else "")
