@@ -176,16 +176,16 @@ def test_losses_come_over_the_wire(client: Client, run: Run) -> None:
 
 def test_whoever_comes_later_finds_it_also_after_the_one_who_started_it_is_gone(workspace: Workspace) -> None:
     script = (
-        "import sys; from mixcpt.client import Client; from mixcpt.workspace import Workspace\n"
-        "print(Client(Workspace(sys.argv[1])).ensure().pid)"
+        "import sys; from mixcpt import client; from mixcpt.workspace import Workspace\n"
+        "client.VERSION = sys.argv[2]\n"
+        "print(client.Client(Workspace(sys.argv[1])).ensure().pid)"
     )
-    command = [sys.executable, "-c", script, str(workspace.root)]
+    command = [sys.executable, "-c", script, str(workspace.root), client_module.VERSION]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     try:
         status = Client(workspace).status()
-        assert (status["running"], status["pid"]) == (True, int(done.stdout)) and pid_of(Client(workspace)) == status[
-            "pid"
-        ]
+        assert (status["running"], status["pid"]) == (True, int(done.stdout))
+        assert pid_of(Client(workspace)) == status["pid"]
     finally:
         end_process(workspace)
 
