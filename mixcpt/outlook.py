@@ -11,7 +11,8 @@ from mixcpt.config import AnyStage, Sft
 from mixcpt.estimate import Estimate, SampleSizes, Shape, estimate, require_memory, shape_of
 from mixcpt.machine import Machine
 from mixcpt.modelstore import ensure_model, find_folder
-from mixcpt.sizes import sample_sizes
+from mixcpt.runs import Run
+from mixcpt.sizes import pinned_sizes, sample_sizes
 from mixcpt.workspace import Workspace
 
 
@@ -31,20 +32,26 @@ def outlook(workspace: Workspace, stage: AnyStage, facts: Machine | None) -> Out
     """None while the model is not there, or this machine not measured.
 
     Raises:
-        Unavailable: this machine cannot do it.
+        Unavailable: this machine cannot do it. NotFound: its selection is gone.
     """
     folder = find_folder(workspace, stage.model.name)
     return _outlook(workspace, stage, folder, facts) if folder and facts else None
 
 
-def estimate_stage(workspace: Workspace, stage: AnyStage) -> Estimate:
+def estimate_stage(workspace: Workspace, stage: AnyStage, sizes: SampleSizes | None = None) -> Estimate:
     """The estimate of one stage on this machine; the model is fetched and the machine measured when they are not yet.
+    `sizes` are those of its samples where they are known already.
 
     Raises:
-        TooLittle: it cannot fit.
+        TooLittle: it cannot fit. NotFound: its selection is gone.
     """
     folder = find_folder(workspace, stage.model.name) or ensure_model(workspace, stage.model.name)
-    return _fitting(stage, _outlook(workspace, stage, folder, machine.here(workspace)))
+    return _fitting(stage, _outlook(workspace, stage, folder, machine.here(workspace), sizes))
+
+
+def estimate_run(workspace: Workspace, run: Run) -> Estimate:
+    """As `estimate_stage`, of a run, by the samples that it has chosen already."""
+    return estimate_stage(workspace, run.config, pinned_sizes(run))
 
 
 def estimate_at_once(workspace: Workspace, stage: AnyStage) -> Estimate | None:
@@ -52,19 +59,22 @@ def estimate_at_once(workspace: Workspace, stage: AnyStage) -> Estimate | None:
     `fetch` and `doctor` see to that.
 
     Raises:
-        TooLittle: it cannot fit. Unavailable: this machine cannot do it.
+        TooLittle: it cannot fit. Unavailable: this machine cannot do it. NotFound: its selection is gone.
     """
     here = outlook(workspace, stage, machine.read(workspace))
     return _fitting(stage, here) if here else None
 
 
-def _outlook(workspace: Workspace, stage: AnyStage, folder: Path, facts: Machine) -> Outlook:
+def _outlook(
+    workspace: Workspace, stage: AnyStage, folder: Path, facts: Machine, sizes: SampleSizes | None = None
+) -> Outlook:
     device, precision = machine.resolve(stage.model, facts)
     gflops = None
     if device == "cpu":
         gflops = facts.timings.bf16 if precision == "bf16" else facts.timings.fp32
     shape = shape_of(folder)
-    sizes = sample_sizes(workspace, stage) if isinstance(stage, Sft) else None
+    if isinstance(stage, Sft) and sizes is None:
+        sizes = sample_sizes(workspace, stage)
     needed = estimate(stage, shape, device=device, precision=precision, gflops=gflops, sizes=sizes)
     free = facts.cuda.memory_free_gb if device == "cuda" and facts.cuda else facts.memory_available_gb
     return Outlook(needed, free * 1e9, device, precision, shape, sizes)

@@ -12,7 +12,8 @@ from mixcpt.errors import NotFound
 from mixcpt.estimate import SampleSizes
 from mixcpt.manifest import Manifest
 from mixcpt.requirements import selection_facts
-from mixcpt.samples import forms_of, needs_scores
+from mixcpt.runs import Run
+from mixcpt.samples import forms_of, kept_samples, needs_scores
 from mixcpt.unify import unify
 from mixcpt.workspace import Workspace
 
@@ -57,6 +58,17 @@ def sample_sizes(workspace: Workspace, stage: Sft) -> SampleSizes:
         longest_tokens=min(config.max_tokens, texts.longest + TEMPLATE_TOKENS),
         scored_tokens=candidates * mean * _readings(stage),
     )
+
+
+def pinned_sizes(run: Run) -> SampleSizes | None:
+    """Those of the samples that a run has chosen, which are scored by then; None before its first start."""
+    stage, kept = run.config, kept_samples(run)
+    if not isinstance(stage, Sft) or not kept:
+        return None
+    tokens = [sample.tokens for sample in kept]
+    answers = 2 if isinstance(stage, Dpo) else 1
+    longest = min(stage.samples.max_tokens, max(tokens) // answers + TEMPLATE_TOKENS)
+    return SampleSizes(len(tokens), len(tokens), sum(tokens) / len(tokens), longest)
 
 
 def _readings(stage: Sft) -> int:

@@ -1,14 +1,17 @@
 """What a stage needs on this machine, against what is free of it."""
 
+import json
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from made import made_chain, made_child
 from tiny import recipe
 
 from mixcpt import doctor, outlook
 from mixcpt.config import override
-from mixcpt.errors import TooLittle
+from mixcpt.errors import NotFound, TooLittle
 from mixcpt.workspace import Workspace
 
 
@@ -23,3 +26,25 @@ def test_only_free_memory_of_the_gpu_counts(
         outlook.estimate_stage(workspace, stage)
     gpu.memory_free_gb = 100.0
     outlook.estimate_stage(workspace, stage)
+
+
+def test_a_run_is_estimated_by_what_it_has_chosen(workspace: Workspace, quick_machine: None) -> None:
+    """So it goes on although its selection was deleted."""
+    make_model(workspace)
+    cpt, *_ = made_chain(workspace)
+    run = made_child(workspace, cpt, changes={"samples": {"selection": "gone"}}, state="paused")
+    assert outlook.estimate_run(workspace, run).seconds > 0
+    assert outlook.estimate_run(workspace, cpt) == outlook.estimate_stage(workspace, cpt.config)
+    waiting = made_child(workspace, cpt, changes={"samples": {"selection": "gone"}}, state="queued")
+    with pytest.raises(NotFound, match="no selection 'gone'"):
+        outlook.estimate_run(workspace, waiting)
+
+
+def make_model(workspace: Workspace) -> None:
+    """The built-in model, as far as estimates look at it."""
+    folder = workspace.models / "smollm2-135m"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"vocab_size": 257, "hidden_size": 64, "num_hidden_layers": 1}))
+    (folder / "mixcpt.json").write_text("{}")
+    header = json.dumps({"a": {"dtype": "BF16", "shape": [64, 64], "data_offsets": [0, 0]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)

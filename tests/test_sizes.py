@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 from chosen import instructions, pairs, select
+from made import made_chain, made_child
 from tiny import recipe
 
 from mixcpt.config import Sft, follow
 from mixcpt.corpus import Corpus
 from mixcpt.errors import NotFound
 from mixcpt.estimate import SampleSizes
-from mixcpt.sizes import TEMPLATE_TOKENS, sample_sizes
+from mixcpt.sizes import TEMPLATE_TOKENS, pinned_sizes, sample_sizes
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
 
@@ -82,6 +83,18 @@ def test_a_selection_knows_its_samples(workspace: Workspace, tiny_model_folder: 
     assert sizes(workspace, tiny_model_folder, selection="mine", max_tokens=80).longest_tokens == 80
     with pytest.raises(NotFound, match="no selection 'gone'"):
         sizes(workspace, tiny_model_folder, selection="gone")
+
+
+def test_a_run_that_has_chosen_tells_its_own_samples(workspace: Workspace) -> None:
+    """Whatever became of the selection since."""
+    cpt, sft, dpo = made_chain(workspace)
+    assert pinned_sizes(cpt) is None
+    found = pinned_sizes(sft)
+    assert found is not None and (found.count, found.mean_tokens, found.scored_tokens) == (3, 41.0, 0.0)
+    assert found.longest_tokens == 42 + TEMPLATE_TOKENS
+    pairs = pinned_sizes(dpo)
+    assert pairs is not None and pairs.longest_tokens == 42 // 2 + TEMPLATE_TOKENS
+    assert pinned_sizes(made_child(workspace, cpt, state="queued")) is None
 
 
 def test_what_is_not_made_yet_is_guessed(workspace: Workspace, tiny_model_folder: Path) -> None:
