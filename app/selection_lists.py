@@ -95,6 +95,7 @@ def _table(key: str, rows: Sequence[dict[str, Any]], opens: Callable[[int], None
                 format="localized", width=80, help="Samples that cannot be trained on; open it to see why."
             ),
             "Tokens": number,
+            "Rule": st.column_config.TextColumn(width=270),
             "By hand": st.column_config.NumberColumn(width=80, help="Samples kept or discarded by hand."),
             "Created": st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm"),
         },

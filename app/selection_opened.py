@@ -17,7 +17,7 @@ from mixcpt.choices import Choice, Choices, begin, ending
 from mixcpt.errors import MixcptError, NotFound
 from mixcpt.overview import RunSummary, summary
 from mixcpt.scores import ScoredSample, default_score, names_of
-from mixcpt.selection import Rule, Selection
+from mixcpt.selection import Rule, Selection, list_selections
 from mixcpt.settings import validate
 from mixcpt.stamps import Stamp, stamp
 from mixcpt.templates import OWN
@@ -141,6 +141,17 @@ def _choice(scores: str | None, name: str | None, begun: Selection) -> Choice:
     if st.query_params.get(CHOICE) != choice.id:
         st.query_params[CHOICE] = choice.id
     return choice
+
+
+def saved_as(now: Opened) -> list[str]:
+    """Names under which just this choice lies on disk."""
+    rule = now.choice.rule.model_dump(mode="json")
+
+    def same(value: dict[str, Any]) -> bool:
+        hands = set(value["keep"]) == set(now.selection.keep) and set(value["discard"]) == set(now.selection.discard)
+        return hands and value["rule"] == rule and value["scores"] == now.info
+
+    return [value["name"] for value in list_selections(state.workspace()) if same(value)]
 
 
 def open_scores(id: str) -> None:

@@ -7,6 +7,7 @@ import streamlit as st
 
 from app import forms, show
 from app.selection_opened import Opened, change_rule, end_by
+from app.selection_pins import heading
 from app.words import count, plain
 from mixcpt.choices import ending, reach
 from mixcpt.errors import MixcptError
@@ -153,9 +154,10 @@ def _exactly(now: Opened) -> None:
 def spread(now: Opened) -> None:
     """The histogram of the score, and under it the slider of the threshold."""
     with st.container(border=True, height="stretch"):
-        st.subheader(
+        heading(
+            now,
             "How the score is spread",
-            anchor=False,
+            chart="selection",
             help="Each bar is a range of the score, as high as samples fall into it. The coloured part is chosen. The "
             "last bar holds the highest hundredth, which may lie far to the right.",
         )

@@ -8,12 +8,12 @@ from typing import Any
 import streamlit as st
 
 from app import show, state
-from app.selection_opened import Opened, run_of, take
+from app.selection_opened import Opened, run_of, saved_as, take
 from app.words import count, plain
 from mixcpt.errors import MixcptError
 from mixcpt.interchange import import_selection
 from mixcpt.scores import ScoreTable
-from mixcpt.selection import Selection, list_selections, selection_names
+from mixcpt.selection import Selection, selection_names
 from mixcpt.shelf import suggest_name
 from mixcpt.uploads import safe_name
 
@@ -77,17 +77,6 @@ def _typed(now: Opened) -> str:
 def _suggested(now: Opened) -> str:
     source = str(now.info.get("source", "samples")).replace("/", "-")
     return suggest_name(f"{source}-{now.choice.rule.strategy}", selection_names(state.workspace()))
-
-
-def saved_as(now: Opened) -> list[str]:
-    """Names under which just this choice lies on disk."""
-    rule = now.choice.rule.model_dump(mode="json")
-
-    def same(value: dict[str, Any]) -> bool:
-        hands = set(value["keep"]) == set(now.selection.keep) and set(value["discard"]) == set(now.selection.discard)
-        return hands and value["rule"] == rule and value["scores"] == now.info
-
-    return [value["name"] for value in list_selections(state.workspace()) if same(value)]
 
 
 def _save(now: Opened) -> None:

@@ -9,20 +9,15 @@ import streamlit as st
 
 from app import show
 from app.selection_opened import SAMPLE, Opened
+from app.selection_pins import heading
 from app.words import plain
 from mixcpt.ranks import contested, correlations, of_one_order
 from mixcpt.scores import SCORES
-from mixcpt.spread import agreement, score_scatter
+from mixcpt.spread import agreement, pair_of, score_scatter
 
 VIEW = "view"
 SAMPLES, SCORES_VIEW = "Samples", "Where scores disagree"
 _MOST = 30
-_PAIRS = (
-    ("loss_plain", "loss_template"),
-    ("margin", "implicit_margin"),
-    ("loss_plain", "ifd"),
-    ("margin", "logp_chosen"),
-)
 
 
 def view() -> str:
@@ -56,7 +51,7 @@ def disagreement(now: Opened) -> None:
 
 
 def _two(now: Opened) -> tuple[str, str]:
-    first, second = next((pair for pair in _PAIRS if set(pair) <= set(now.names)), (now.names[0], now.names[1]))
+    first, second = pair_of(now.names)
     left, right = st.columns(2)
     one = left.selectbox(
         "Across",
@@ -78,9 +73,10 @@ def _two(now: Opened) -> tuple[str, str]:
 
 
 def _cloud(now: Opened, one: str, other: str) -> None:
-    st.subheader(
+    heading(
+        now,
         "Each sample by two scores",
-        anchor=False,
+        chart="disagreement",
         help="Coloured are the chosen ones. Of losses in the same unit the dotted line is where both are the same; of "
         "loss with and without template a dashed line is the threshold of the format alignment score: its slope.",
     )
@@ -119,9 +115,10 @@ def _open(id: str) -> None:
 
 
 def _agreement(now: Opened) -> None:
-    st.subheader(
+    heading(
+        now,
         "How alike they order the samples",
-        anchor=False,
+        chart="agreement",
         help="Spearman's rank correlation, from the easy end to the hard one: 1 is the same order, 0 no relation, −1 "
         "the opposite order.",
     )

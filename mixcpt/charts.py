@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mixcpt import chains
+from mixcpt import chains, spread
 from mixcpt.chain_chart import chain as chain
 from mixcpt.compare import Row, summarise, with_curves
 from mixcpt.corpus import Corpus
@@ -32,6 +32,7 @@ from mixcpt.plotting import as_fragment as as_fragment
 from mixcpt.plotting import as_html as as_html
 from mixcpt.plotting import frame, label, nothing
 from mixcpt.runs import Run, Runs
+from mixcpt.selection import Selection, open_selection
 from mixcpt.workspace import Workspace
 
 
@@ -234,7 +235,7 @@ def _add_score(
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart that can be asked for by name: `of` says whether its subjects are run ids or corpus names."""
+    """A chart that can be asked for by name: `of` says whether its subjects are run ids or names of something else."""
 
     title: str
     of: str
@@ -251,6 +252,10 @@ def _of_rows(figure: Callable[[Sequence[Row]], go.Figure]) -> Callable[[Workspac
         return figure(with_curves(runs.get(id) for id in subjects))
 
     return draw
+
+
+def _of_selection(figure: Callable[[Selection], go.Figure]) -> Callable[[Workspace, Sequence[str]], go.Figure]:
+    return lambda workspace, names: figure(open_selection(workspace, names[0]))
 
 
 CHARTS: dict[str, Chart] = {
@@ -275,6 +280,9 @@ CHARTS: dict[str, Chart] = {
         "corpus",
         lambda workspace, names: lengths(Corpus.open(workspace, names[0]).manifest.lengths),
     ),
+    "selection": Chart("Spread of the score", "selection", _of_selection(spread.of_selection)),
+    "disagreement": Chart("Two scores of each sample", "selection", _of_selection(spread.disagreement_of)),
+    "agreement": Chart("How alike scores order samples", "selection", _of_selection(spread.agreement_of)),
 }
 """What can be pinned in a notebook, or drawn from the command line."""
 
@@ -288,7 +296,7 @@ def draw(workspace: Workspace, name: str, subjects: Sequence[str]) -> go.Figure:
     """The chart of this name, drawn from what lies on disk now.
 
     Raises:
-        NotFound: there is no such chart, run or corpus.
+        NotFound: there is no such chart, run, corpus or selection.
         BadInput: a run has no measures yet, or no subject is named.
     """
     if name not in CHARTS:

@@ -351,10 +351,10 @@ def notebook(workspace: Workspace, options: argparse.Namespace) -> None:
 
 
 def subjects_of(workspace: Workspace, chart: str, names: Sequence[str]) -> list[str]:
-    """What a chart draws: whole ids of runs, an experiment standing for its finished ones; of a corpus its name."""
+    """What a chart draws: whole ids of runs, an experiment standing for its finished ones; else names as they are."""
     from mixcpt.charts import CHARTS
 
-    if chart not in CHARTS or CHARTS[chart].of == "corpus":
+    if chart not in CHARTS or CHARTS[chart].of in ("corpus", "selection"):
         return list(names)
     return [run.id for run in _runs(workspace, names)]
 

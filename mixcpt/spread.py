@@ -10,13 +10,22 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from mixcpt.errors import BadInput
 from mixcpt.palette import DOMAIN, GENERAL, KINDS, NEUTRAL
 from mixcpt.plotting import frame, label, nothing, thinned
-from mixcpt.scores import SCORES, ScoredSample
+from mixcpt.ranks import contested, correlations, of_one_order
+from mixcpt.scores import SCORES, ScoredSample, default_score, names_of
 from mixcpt.selection import Selection
 
 POINTS = 2000
 _EXCERPT = 80
+_CONTESTED = 8
+_PAIRS = (
+    ("loss_plain", "loss_template"),
+    ("margin", "implicit_margin"),
+    ("loss_plain", "ifd"),
+    ("margin", "logp_chosen"),
+)
 _FAINT = "rgba(138,143,152,0.12)"
 
 
@@ -53,6 +62,37 @@ def score_histogram(selection: Selection, score: str) -> go.Figure:
     figure.update_xaxes(range=[edges[0] - 0.01 * widths.sum(), edges[0] + 1.01 * widths.sum()])
     _mark_threshold(figure, selection, score, float(edges[0]), float(edges[0] + widths.sum()))
     return figure
+
+
+def pair_of(names: Sequence[str]) -> tuple[str, str]:
+    """The two of these scores that are drawn against each other when nobody says which.
+
+    Raises:
+        BadInput: there are not two.
+    """
+    if len(names) < 2:
+        raise BadInput("These samples have fewer than two scores: score the source again with all forms.")
+    return next((pair for pair in _PAIRS if set(pair) <= set(names)), (names[0], names[1]))
+
+
+def of_selection(selection: Selection) -> go.Figure:
+    """`score_histogram` by the score of its rule, else by the usual one."""
+    return score_histogram(selection, _score_of(selection))
+
+
+def _score_of(selection: Selection) -> str:
+    return selection.rule.score or default_score(names_of(selection.samples)) or ""
+
+
+def disagreement_of(selection: Selection) -> go.Figure:
+    """`score_scatter` of the usual two scores."""
+    return score_scatter(selection, *pair_of(names_of(selection.samples)))
+
+
+def agreement_of(selection: Selection) -> go.Figure:
+    """`agreement` of all scores that differ in their order."""
+    names = of_one_order(names_of(selection.samples))
+    return agreement(names, correlations(selection.samples, names))
 
 
 def _bin_words(edges: Sequence[float], place: int, last: bool) -> str:
@@ -159,3 +199,40 @@ def agreement(names: Sequence[str], matrix: Sequence[Sequence[float | None]]) ->
 
 def _pairs(names: Sequence[str]) -> list[list[Any]]:
     return [[label(f"{SCORES[one].short} and {SCORES[other].short}", None) for other in names] for one in names]
+
+
+# The same as tables of text
+
+
+def _selection_table(selection: Selection) -> list[tuple[str, ...]]:
+    counts = selection.counts()
+    return [
+        ("rule", "samples", "candidates", "tokens", "kept by hand", "discarded by hand"),
+        (
+            selection.rule.words(),
+            f"{counts.chosen:,}",
+            f"{counts.candidates:,}",
+            f"{counts.tokens:,}",
+            f"{counts.kept_by_hand:,}",
+            f"{counts.discarded_by_hand:,}",
+        ),
+    ]
+
+
+def _contested_table(selection: Selection) -> list[tuple[str, ...]]:
+    one, other = pair_of(names_of(selection.samples))
+    head = ("sample", f"place by {SCORES[one].short} (%)", f"place by {SCORES[other].short} (%)")
+    found = contested(selection.samples, one, other, _CONTESTED)
+    return [head, *((row.sample.id, f"{100 * row.one:.0f}", f"{100 * row.other:.0f}") for row in found)]
+
+
+def _agreement_table(selection: Selection) -> list[tuple[str, ...]]:
+    names = of_one_order(names_of(selection.samples))
+    titles = [SCORES[name].short for name in names]
+    matrix = correlations(selection.samples, names)
+    rows = [("–" if value is None else f"{value:.2f}" for value in row) for row in matrix]
+    return [("rank correlation", *titles), *((title, *row) for title, row in zip(titles, rows, strict=True))]
+
+
+TABLES = {"selection": _selection_table, "disagreement": _contested_table, "agreement": _agreement_table}
+"""By the names of the charts: header and rows, as `mixcpt.tables` gives them."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+from mixcpt import spread
 from mixcpt.chains import links, own
 from mixcpt.charts import CHARTS
 from mixcpt.compare import compare
@@ -14,6 +15,7 @@ from mixcpt.journal import mixture_table, realised
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.plotting import thinned
 from mixcpt.runs import Record, Run, Runs
+from mixcpt.selection import open_selection
 from mixcpt.workspace import Workspace
 
 Table = list[tuple[str, ...]]
@@ -43,12 +45,15 @@ def table(workspace: Workspace, chart: str, subjects: Sequence[str]) -> Table:
     """The header and the rows.
 
     Raises:
-        NotFound: there is no such chart, run or corpus. BadInput: a run has no measures yet, or no subject is named.
+        NotFound: there is no such chart, run, corpus or selection. BadInput: a run has no measures yet, a selection too
+            few scores, or no subject is named.
     """
     if chart not in CHARTS or not subjects:
         raise NotFound(f"There is no chart {chart!r} of {len(subjects)} subjects.")
     if CHARTS[chart].of == "corpus":
         return _lengths(workspace, subjects[0])
+    if CHARTS[chart].of == "selection":
+        return spread.TABLES[chart](open_selection(workspace, subjects[0]))
     runs = [Runs(workspace).get(id) for id in subjects]
     if CHARTS[chart].of == "runs":
         return _questions(runs) if chart == "questions" else _reached(runs)

@@ -7,6 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 from made import made_chain, made_run
+from test_selection import INFO, sample
 
 from mixcpt import charts, palette
 from mixcpt.compare import summarise, with_curves
@@ -14,6 +15,9 @@ from mixcpt.comparison import as_html, rows_of, settings_table
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.manifest import Histogram
 from mixcpt.plotting import POINTS, Code, Heading, Table, label, running_mean, thinned
+from mixcpt.scores import ScoreTable
+from mixcpt.selection import Rule, Selection
+from mixcpt.tables import table
 from mixcpt.workspace import Workspace
 
 EVIL = "<b>x</b> & $y^2$ %{x} </script>"
@@ -225,7 +229,7 @@ def test_a_live_update_keeps_the_zoom() -> None:
     assert charts.losses([record(1, ce=1.0)]).layout.uirevision == charts.losses([record(2, ce=2.0)]).layout.uirevision
 
 
-@pytest.mark.parametrize("name", [name for name in charts.CHARTS if name != "lengths"])
+@pytest.mark.parametrize("name", [name for name, chart in charts.CHARTS.items() if chart.of in ("run", "runs")])
 def test_every_chart_is_drawn_by_name_from_the_disk(workspace: Workspace, name: str) -> None:
     runs = [made_run(workspace, arm=arm) for arm in ("a", "b")]
     if name in ("rewards", "preferred"):
@@ -237,6 +241,17 @@ def test_every_chart_is_drawn_by_name_from_the_disk(workspace: Workspace, name: 
 
 def test_lengths_are_drawn_of_a_corpus(small_corpora: Workspace) -> None:
     assert sum(charts.draw(small_corpora, "lengths", ["field"]).data[0].y) == 40
+
+
+@pytest.mark.parametrize("name", [name for name, chart in charts.CHARTS.items() if chart.of == "selection"])
+def test_charts_of_a_selection_are_drawn_by_name(workspace: Workspace, name: str) -> None:
+    pairs = [sample(f"s{n}", float(n), ifd=1.0 / (n + 1)) for n in range(5)]
+    Selection.of(ScoreTable(INFO, pairs), Rule(strategy="all"), discard=["s0"]).save(workspace, "mine")
+    assert charts.draw(workspace, name, ["mine"]).data
+    head, *rows = table(workspace, name, ["mine"])
+    assert rows and all(len(row) == len(head) for row in rows)
+    with pytest.raises(NotFound, match="no selection 'gone'"):
+        charts.draw(workspace, name, ["gone"])
 
 
 def test_unknown_charts_runs_and_no_subjects_are_refused(workspace: Workspace) -> None:

@@ -16,6 +16,7 @@ from mixcpt.choices import Choices
 from mixcpt.corpus import ingest_records
 from mixcpt.errors import Busy
 from mixcpt.jobs import Job, Jobs
+from mixcpt.notebook import Notebook
 from mixcpt.records import Message, Record
 from mixcpt.scores import ScoredSample, ScoreTable
 from mixcpt.selection import Selection, list_selections, open_selection
@@ -549,6 +550,16 @@ def test_a_choice_is_saved_and_trained_on(scored: Workspace) -> None:
     app.checkbox(key="selection_replace").check()
     click(run(app), "selection_save")
     assert open_selection(scored, "talk-easiest").ids == ["a", "b"]
+
+
+def test_the_chart_of_a_saved_choice_is_pinned(scored: Workspace) -> None:
+    made.made_run(scored, experiment="trial")
+    app = page(scores=TABLE.id)
+    assert not [button for button in app.button if (button.key or "").startswith("selection_pin")]
+    click(app, "selection_save")
+    click(app, "selection_pin_selection")
+    (pin,) = [entry for entry in Notebook(scored, "trial").entries() if entry.kind == "pin"]
+    assert (pin.chart, list(pin.subjects)) == ("selection", ["talk-easiest"])
 
 
 def test_an_empty_choice_is_not_saved(scored: Workspace) -> None:
