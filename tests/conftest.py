@@ -61,7 +61,7 @@ def quick_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     from mixcpt import doctor
 
     timings = SimpleNamespace(fp32=100.0, bf16=100.0)
-    machine = SimpleNamespace(cuda=None, memory_available_gb=8.0, timings=timings)
+    machine = SimpleNamespace(cuda=None, memory_available_gb=8.0, timings=timings, cpu_precision="fp32")
     monkeypatch.setattr(doctor, "machine", lambda workspace: machine)
 
 
