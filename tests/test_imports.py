@@ -17,6 +17,7 @@ LIGHT = [
     *("palette", "drafts", "presets", "preflight", "launching", "guesses", "overview", "queue", "metrics", "progress"),
     *("preview", "notebook", "journal", "charts", "comparison", "plotting", "roots", "uploads", "search", "recorded"),
     *("curves", "differences", "findings", "notes", "plane", "reports", "shelf", "stamps", "tables"),
+    *("score_jobs", "choices", "interchange", "ranks", "spread", "commands", "cli_select"),
     *("templates", "scores", "readings", "selection", "samples", "chains", "chain_chart", "figures", "stage_words"),
     *("align_drafts", "cli_align", "label_mask"),
     *("lineage", "outlook", "requirements", "submission", "tuning", "planned", "sizes", "flight", "align_checks"),
