@@ -113,11 +113,12 @@ class Exam:
             those that fit. tokens: the limit of an answer.
 
     Raises:
-        BadInput: the source has no held-out prompt that fits.
+        BadInput: the source has no held-out prompt that fits, or the template takes no second question.
     """
 
     def __init__(self, corpus: Corpus, template: ChatTemplate, folder: Path, items: int, tokens: int):
         self.template, self.tokens, self.ends = template, tokens, ends_of(template, folder)
+        self._marks = _marks_of(template)
         fitting = _prompts(corpus, template, tokens)
         if not fitting:
             raise BadInput(
@@ -161,14 +162,14 @@ class Exam:
             line.strip().startswith(header) for line in text.splitlines() for header in headers
         )
 
-    @cached_property
-    def _marks(self) -> tuple[frozenset[str], frozenset[str]]:
-        """What no answer should hold anywhere (`<|im_start|>`), and no line of it should begin with (`### Response:`).
-        A bare word, such as a role's name, may stand in any answer."""
-        scaffold = self.template.between_turns()
-        marks = {mark for part in scaffold for mark in _MARK.findall(part)}
-        lines = {line.strip() for part in scaffold for line in _MARK.sub("\n", part).splitlines()}
-        return frozenset(marks), frozenset(line for line in lines if line and not line.isalnum())
+
+def _marks_of(template: ChatTemplate) -> tuple[frozenset[str], frozenset[str]]:
+    """What no answer should hold anywhere (`<|im_start|>`), and what no line of it should begin with (`### Response:`).
+    A bare word, such as a role's name, may stand in any answer."""
+    scaffold = template.between_turns()
+    marks = {mark for part in scaffold for mark in _MARK.findall(part)}
+    lines = {line.strip() for part in scaffold for line in _MARK.sub("\n", part).splitlines()}
+    return frozenset(marks), frozenset(line for line in lines if line and not line.isalnum())
 
 
 def _prompts(corpus: Corpus, template: ChatTemplate, tokens: int) -> list[Prompt]:

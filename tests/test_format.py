@@ -258,3 +258,9 @@ def test_the_built_in_prompts_fit(workspace: Workspace, tiny_model_folder: Path,
     template = template_for(tiny_model_folder, "alpaca")
     assert len(Exam(corpus, template, tiny_model_folder, 1000, 4096).prompts) == 50
     assert len(Exam(corpus, template, tiny_model_folder, 1000, 128).prompts) > 5
+
+
+def test_a_template_that_takes_one_question_only_is_refused(talks: Corpus, tiny_model_folder: Path) -> None:
+    source = "{% for m in messages[:2] %}{{ m['content'] }} {% endfor %}"
+    with pytest.raises(BadInput, match="leaves out or changes message 3"):
+        Exam(talks, ChatTemplate(tiny_model_folder, source, "short"), tiny_model_folder, 1, 64)
