@@ -1,8 +1,9 @@
 """How good is the estimate that is shown before a run? Measured beside estimated, in processes of their own.
 
-    python bench/estimate.py [--model smollm2-135m] [--tokens 4096]
+    python bench/estimate.py [--model smollm2-135m] [--tokens 4096] [--samples 24]
 
-Trains a few steps of each shape and prints peak memory and seconds a token, estimated and measured, with their ratio.
+Trains a few steps of each shape and prints peak memory and seconds, estimated and measured, with their ratio. Stage two
+learns from `--samples` samples drawn by chance, so nothing is scored.
 Run it on a quiet machine; the medians of several runs are what counts.
 """
 
@@ -12,6 +13,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mixcpt.config import AnyStage
 
 SHAPES: tuple[dict[str, object], ...] = (
     {"training.rows_per_step": 1, "training.rows_at_once": 1},
@@ -21,11 +26,17 @@ SHAPES: tuple[dict[str, object], ...] = (
     {"objective.retention": "none"},
     {"model.precision": "bf16"},
     {"model.precision": "nf4"},
+    {"stage": "sft"},
+    {"stage": "sft", "training.samples_at_once": 4},
+    {"stage": "sft", "training.samples_at_once": 4, "training.checkpoint_activations": True},
+    {"stage": "dpo"},
+    {"stage": "dpo", "training.samples_at_once": 4},
 )
 
 
-def stage_with(model: str, tokens: int, changes: dict[str, object]) -> object:
-    from mixcpt.config import Stage, override, validate
+def stage_with(model: str, tokens: int, samples: int, changes: dict[str, object]) -> "AnyStage":
+    """The stage that `changes` name ("stage": cpt unless it is sft or dpo), with the dotted ones among them."""
+    from mixcpt.config import Stage, follow, override, validate
 
     plain = {
         "model": {"name": model, "precision": "fp32"},
@@ -33,23 +44,28 @@ def stage_with(model: str, tokens: int, changes: dict[str, object]) -> object:
         "measures": {"every_steps": 0, "domain_tokens": 100, "general_tokens": 100, "prompt_tokens": 100},
         "evaluation": {"tasks": []},
     }
-    return override(validate(Stage, plain, "the benchmark"), changes)
+    first = validate(Stage, plain, "the benchmark")
+    dotted = {name: value for name, value in changes.items() if name != "stage"}
+    if "stage" not in changes:
+        return override(first, dotted)
+    rule = {"samples.rule": {"strategy": "random", "count": samples}, "samples.max_tokens": 256}
+    return follow(first, "dpo" if changes["stage"] == "dpo" else "sft", rule | dotted)
 
 
-def measure(model: str, tokens: int, changes: dict[str, object]) -> None:
+def measure(model: str, tokens: int, samples: int, changes: dict[str, object]) -> None:
     """One shape, in this process: prints a JSON line."""
+    from mixcpt.alignment import align
     from mixcpt.config import Stage
-    from mixcpt.outlook import estimate_stage
+    from mixcpt.outlook import estimate_run
     from mixcpt.runs import Runs
     from mixcpt.training import train
     from mixcpt.workspace import Workspace
 
     workspace = Workspace()
-    stage = stage_with(model, tokens, changes)
-    assert isinstance(stage, Stage)
-    estimated = estimate_stage(workspace, stage)
-    run = Runs(workspace).create(stage, experiment="bench-estimate")
-    results = train(workspace, run, say=lambda text: None)
+    run = Runs(workspace).create(stage_with(model, tokens, samples, changes), experiment="bench-estimate")
+    do = train if isinstance(run.config, Stage) else align
+    results = do(workspace, run, say=lambda text: None)
+    estimated = estimate_run(workspace, run)
     seconds = sum(record["seconds"] for record in run.losses()[1:])  # the first step warms up
     share = len(run.losses()) / max(len(run.losses()) - 1, 1)
     Runs(workspace).delete(run)
@@ -61,13 +77,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--samples", type=int, default=24)
     parser.add_argument("--only", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only is not None:
-        return measure(options.model, options.tokens, options.only)
+        return measure(options.model, options.tokens, options.samples, options.only)
     print(f"{'shape':72} {'memory est.':>11} {'measured':>9} {'ratio':>6} {'s est.':>7} {'measured':>9} {'ratio':>6}")
     for changes in SHAPES:
-        arguments = ["--model", options.model, "--tokens", str(options.tokens), "--only", json.dumps(changes)]
+        sizes = ["--tokens", str(options.tokens), "--samples", str(options.samples)]
+        arguments = ["--model", options.model, *sizes, "--only", json.dumps(changes)]
         with tempfile.TemporaryFile("w+") as errors:
             done = subprocess.run(
                 [sys.executable, str(Path(__file__)), *arguments], stdout=subprocess.PIPE, stderr=errors, text=True
