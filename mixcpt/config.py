@@ -603,8 +603,8 @@ def follow(before: AnyStage, stage: Literal["sft", "dpo"], changes: dict[str, An
 
 
 def amend(stage: Sft, changes: dict[str, Any]) -> Sft:
-    """The stage with what `changes` say (nested or dotted settings). A rule has one end: where a budget or a threshold is
-    given, or all are taken, the number of samples that ended it goes.
+    """The stage with what `changes` say (nested or dotted settings). A rule has one end: where a budget or a threshold
+    is given, or all are taken, the number of samples that ended it goes.
 
     Raises:
         BadConfig: an unknown setting or a contradiction.

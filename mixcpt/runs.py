@@ -343,7 +343,7 @@ class Runs:
         return active[::-1]
 
     def pause(self, run: Run) -> Job:
-        """Ask the job at which the run stands to stop after its present step; `mixcpt.submission.resume` goes on with it.
+        """Ask the job at which the run stands to stop after its present step; `mixcpt.submission.resume` goes on.
 
         Raises:
             BadInput: it is neither running nor waiting.

@@ -20,8 +20,8 @@ from mixcpt.config import ObjectiveConfig, Stage, TrainingConfig
 from mixcpt.lssd import Head, Objective, chunked_loss
 from mixcpt.measures import Measures
 from mixcpt.mixture import Mixture, realise
-from mixcpt.packing import IGNORED, Row
 from mixcpt.outlook import estimate_stage
+from mixcpt.packing import IGNORED, Row
 from mixcpt.runs import Run, Runs
 from mixcpt.teacher import check_isolation, final_hidden, teacher_mode
 from mixcpt.tokens import TextTokenizer

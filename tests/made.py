@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from streamlit.testing.v1 import AppTest
 
-from mixcpt.config import Sft, Stage, follow, override
+from mixcpt.config import Dpo, Sft, Stage, follow, override
 from mixcpt.drafts import default_stage
 from mixcpt.jobs import Job, Jobs
 from mixcpt.records import Message, Record
@@ -207,7 +207,7 @@ def _write_child_metrics(
 
 def _write_samples(run: Run, stage: Sft) -> None:
     """Three samples, as `mixcpt.samples.keep` leaves them."""
-    pairs = stage.stage == "dpo"
+    pairs = isinstance(stage, Dpo)
     records = [_pair(number) if pairs else _answer(number) for number in range(3)]
     write_samples(
         run.folder / "samples.jsonl",
@@ -216,7 +216,7 @@ def _write_samples(run: Run, stage: Sft) -> None:
             for number, record in enumerate(records)
         ],
     )
-    facts = {
+    facts: dict[str, Any] = {
         "selection": stage.samples.selection,
         "source": stage.samples.source,
         "kind": "preferences" if pairs else "instructions",
