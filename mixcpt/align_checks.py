@@ -12,7 +12,7 @@ from typing import Any
 from mixcpt.builtin import find_source
 from mixcpt.config import Dpo, Sft
 from mixcpt.corpus import Corpus
-from mixcpt.errors import MixcptError, NotFound
+from mixcpt.errors import BadInput, MixcptError, NotFound
 from mixcpt.estimate import SampleSizes
 from mixcpt.flight import LONG_SECONDS, Finding, Flight, long_words
 from mixcpt.jobs import Jobs
@@ -38,10 +38,10 @@ class Aligned(Flight):
 
     @cached_property
     def sizes(self) -> SampleSizes | None:
-        """None while the selection is gone."""
+        """None while the selection is gone or damaged."""
         try:
             return sample_sizes(self.workspace, self.stage)
-        except NotFound:
+        except BadInput:
             return None
 
     @cached_property

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mixcpt.config import AnyStage, override
-from mixcpt.errors import MixcptError, NoTemplate, NotFound, Unavailable
+from mixcpt.errors import BadInput, MixcptError, NoTemplate, Unavailable
 from mixcpt.estimate import adapter_parameters, estimate, lighter, minutes, require_memory
 from mixcpt.jobs import ACCELERATOR_KINDS, Jobs
 from mixcpt.launching import check_ready
@@ -75,7 +75,7 @@ class Flight:
         """
         try:
             return outlook(self.workspace, self.stage, self.machine)
-        except NotFound:
+        except BadInput:  # a selection that is gone or damaged
             return None
 
     @cached_property

@@ -174,6 +174,9 @@ def test_a_selection_is_looked_at_instead_of_its_source(ready: Workspace, answer
     assert other is not None and other.level == "note"
     gone = found(ready, after(answering, samples__selection="gone"), answering, "no selection 'gone'")
     assert gone is not None and gone.level == "stop"
+    (ready.root / "selections" / "few" / "selection.json").write_text("{")
+    damaged = found(ready, few, answering, "is damaged")
+    assert damaged is not None and damaged.level == "stop"
 
 
 def test_long_work_is_told_and_shortened(ready: Workspace, answering: Run) -> None:
