@@ -14,6 +14,7 @@ from test_selection import INFO, SAMPLES, TABLE, rule, sample
 from app import selection_losses
 from mixcpt.choices import Choices
 from mixcpt.corpus import ingest_records
+from mixcpt.drafts import AlignDraft, Drafts
 from mixcpt.errors import Busy
 from mixcpt.jobs import Job, Jobs
 from mixcpt.notebook import Notebook
@@ -550,6 +551,20 @@ def test_a_choice_is_saved_and_trained_on(scored: Workspace) -> None:
     app.checkbox(key="selection_replace").check()
     click(run(app), "selection_save")
     assert open_selection(scored, "talk-easiest").ids == ["a", "b"]
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_training_opens_with_the_selection_and_its_run(ready: Workspace, deleted: bool) -> None:
+    one = with_adapter(made.made_run(ready, name="parent"))
+    table = ScoreTable({**INFO, "run": one.id}, SAMPLES)
+    Selection.of(table, rule(strategy="all")).save(ready, "most")
+    if deleted:
+        shutil.rmtree(one.folder)
+    app = click(page(selection="most"), "selection_train")
+    assert app.title[0].value == "Align"
+    draft = Drafts(ready).get(address(app, "draft"))
+    assert isinstance(draft, AlignDraft) and draft.stage.samples.selection == "most"
+    assert draft.parent == (None if deleted else one.id)
 
 
 def test_the_chart_of_a_saved_choice_is_pinned(scored: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from in_process import InProcess
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from mixcpt import models, scoring
+from mixcpt import models, score_jobs, scoring
 from mixcpt.config import AdapterConfig, ModelConfig, Stage, validate
 from mixcpt.corpus import ingest_records
 from mixcpt.errors import BadInput, Diverged, Interrupted, NotFound
@@ -22,6 +23,7 @@ from mixcpt.lssd import Head
 from mixcpt.readings import Reader, Text
 from mixcpt.records import Message, Record
 from mixcpt.runs import Run, Runs
+from mixcpt.score_jobs import ScoreOrder
 from mixcpt.scores import Cache, ScoredSample, ScoreTable, list_tables, softplus
 from mixcpt.scoring import batches, losses_of, per_token, score
 from mixcpt.templates import NAMED, choose_template
@@ -457,6 +459,37 @@ def test_a_score_job_writes_a_table(home: Workspace, run: Run, tiny_model_folder
     assert job.state == "done" and "7 samples scored, 1 left out" in job.status.message
     with pytest.raises(NotFound, match="no scores 'x'"):
         ScoreTable.open(home, "x")
+
+
+@pytest.mark.parametrize("gone", ["source", "run"])
+def test_what_is_deleted_while_the_job_waits_is_told(
+    home: Workspace, run: Run, tiny_tokenizer: TextTokenizer, gone: str
+) -> None:
+    talk = [
+        Record("instructions", messages=(Message("user", f"question {n}"), Message("assistant", "a")))
+        for n in range(30)
+    ]
+    ingest_records(home, "short-lived", talk, files=[], tokenizer=tiny_tokenizer, replace=True)
+    copy = Runs(home).create(run.config, experiment="test")
+    shutil.copytree(run.adapter, copy.adapter)
+    order = validate(
+        ScoreOrder, {"source": "short-lived", "run": copy.id, "template": "chatml", "max_tokens": 250}, "the test"
+    )
+    job = score_jobs.submit(home, order)
+    shutil.rmtree(home.corpora / "short-lived" if gone == "source" else copy.folder)
+    before = list_tables(home)
+    InProcess(home).run_until([job.id])
+    wanted = "There is no corpus 'short-lived'" if gone == "source" else f"There is no run '{copy.id}'"
+    assert (job.state, job.status.bad_input) == ("failed", True) and wanted in job.status.message
+    assert list_tables(home) == before
+
+
+def test_a_finished_job_names_its_scores(home: Workspace, run: Run) -> None:
+    order = validate(ScoreOrder, {"source": "talk", "run": run.id, "template": "none", "max_tokens": 250}, "the test")
+    job = score_jobs.submit(home, order)
+    InProcess(home).run_until([job.id])
+    table = ScoreTable.open(home, score_jobs.table_of(job))
+    assert (table.info["samples"], table.info["left_out"]) == (7, 1)
 
 
 def test_a_score_job_hears_a_cancel(home: Workspace, run: Run) -> None:
