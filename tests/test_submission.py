@@ -37,9 +37,19 @@ def test_resume_puts_back_what_stopped_and_what_waited_for_it(workspace: Workspa
     assert (train.state, ask.state) == ("done", "queued")
 
 
-def test_only_a_stopped_run_can_be_resumed(workspace: Workspace, tiny_model_folder: Path) -> None:
+def test_what_waits_in_the_queue_is_followed(workspace: Workspace, tiny_model_folder: Path) -> None:
+    """After a Ctrl-C nobody else may be there to start it."""
+    (_, sft, _), jobs = chain(workspace, tiny_model_folder)
+    assert submission.resume(workspace, sft) == [*jobs["sft"], *jobs["dpo"]]
+    jobs["sft"][0].update(state="done")
+    assert submission.resume(workspace, sft) == [jobs["sft"][1], *jobs["dpo"]]
+    assert {job.status.attempt for these in jobs.values() for job in these} == {1}
+
+
+def test_a_run_at_work_or_done_is_not_resumed(workspace: Workspace, tiny_model_folder: Path) -> None:
     run, (train,) = queued(workspace, tiny_model_folder)
-    with pytest.raises(BadInput, match=r"is queued.*wait for its end"):
+    train.update(state="running")
+    with pytest.raises(BadInput, match=r"is running.*wait for its end"):
         submission.resume(workspace, run)
     train.update(state="done")
     with pytest.raises(BadInput, match=r"is done.*start a new one"):
