@@ -32,11 +32,11 @@ def chain(now: RunSummary) -> None:
 
 
 def _place(place: Place, now: RunSummary) -> None:
-    run, words = place.run, _words(place.run)
-    if run.id == now.id:
-        st.markdown(f"**{words}**", width="content")
+    run = place.run
+    if run.id == now.id:  # its title stands above
+        st.markdown(f"**{STAGE_NAMES.get(run.stage, plain(run.stage))}**", width="content")
     else:
-        _link(run, words)
+        _link(run, _words(run))
     if place.others:
         number = len(place.others)
         with st.popover(f"+{number}", key=f"chain_others_{run.id}", type="tertiary", help="The others at this place"):

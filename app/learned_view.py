@@ -58,8 +58,9 @@ def _table(samples: list[ScoredSample], kind: str) -> None:
         data["Rejected answer"] = [_excerpt(record.rejected) for record in records]
     else:
         data["Answer"] = [_excerpt(record.messages[-1].content) for record in records]
+    config: dict[str, Any] = {name: st.column_config.TextColumn(width="medium") for name in data}
     data["Tokens"] = [sample.tokens for sample in samples]
-    config: dict[str, Any] = {"Tokens": st.column_config.NumberColumn(format="localized", help="That training reads.")}
+    config["Tokens"] = st.column_config.NumberColumn(format="localized", help="That training reads.")
     for name in scores:
         label = SCORES[name].short
         data[label] = [sample.scores.get(name) for sample in samples]

@@ -60,7 +60,7 @@ def page() -> None:
 
 
 def drawn(level: str = "all", model: type[AnyStage] = Stage) -> AppTest:
-    app = AppTest.from_function(page)
+    app = AppTest.from_function(page, default_timeout=30)
     app.session_state["level"], app.session_state["kind"] = level, STAGES[model].stage
     return app.run()
 
@@ -137,10 +137,10 @@ told = st.session_state.setdefault("told", {})
 choices = {"samples.selection": ["mine", "my_other-one"]} if st.session_state.get("choose") else {}
 forms.draw(stage, key="t", on_change=told.__setitem__, only="samples", choices=choices)
 """
-    app = AppTest.from_string(script).run()
+    app = AppTest.from_string(script, default_timeout=30).run()
     widgets(app)["t_samples.selection"].set_value("").run()
     assert app.session_state["told"] == {"samples.selection": None}
-    app = AppTest.from_string(script)
+    app = AppTest.from_string(script, default_timeout=30)
     app.session_state["choose"] = True
     box = app.run().selectbox(key="t_samples.selection")
     assert box.options == ["none", "mine", "my_other-one"] and box.value == "mine"
@@ -196,6 +196,6 @@ from mixcpt.drafts import default_stage
 stage = default_stage()
 forms.draw(stage, key="t", on_change=lambda path, value: None, choices={"measures.general": ["my_field-2"]})
 """
-    app = AppTest.from_string(script).run()
+    app = AppTest.from_string(script, default_timeout=30).run()
     assert not app.exception
     assert not [option for box in app.selectbox for option in box.options if "\\" in option]

@@ -10,7 +10,7 @@ import pytest
 from made import made_chain, made_child, made_run, open_page, stage_of, texts
 from streamlit.testing.v1 import AppTest
 
-from mixcpt import recorded
+from mixcpt import guesses, recorded
 from mixcpt.config import Dpo, follow
 from mixcpt.drafts import AlignDraft, Drafts, default_stage
 from mixcpt.jobs import Jobs
@@ -336,6 +336,16 @@ def test_dpo_names_its_reference_in_the_run(studio: Workspace) -> None:
     go(app).click().run()
     run = Runs(studio).all()[-1]
     assert isinstance(run.config, Dpo) and run.config.preference.reference == sft.id and run.title == "<i>mine</i>"
+
+
+def test_a_guess_goes_along(studio: Workspace) -> None:
+    made_run(studio)
+    app = open_page("align")
+    app.toggle(key="align_guess").set_value(True).run()
+    app.slider(key="align_guess_forgetting").set_value(2).run()
+    go(app).click().run()
+    guess = guesses.read(Runs(studio).all()[-1])
+    assert guess and guess.forgetting == 2 and not app.exception
 
 
 # The label mask

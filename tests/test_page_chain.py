@@ -171,8 +171,8 @@ def test_a_chain_is_compared(studio: Workspace) -> None:
 def test_a_chain_is_told_in_its_notebook(studio: Workspace) -> None:
     made_chain(studio)
     app = open_page("notebook", experiment="trial")
-    said = texts(app).replace("\\", "")
-    assert not app.exception and "reference: a frozen copy of SFT run" in said and "chat template: ChatML" in said
+    told = " ".join(str(value) for table in app.table for value in table.value.to_numpy().ravel()).replace("\\", "")
+    assert not app.exception and "a frozen copy of SFT run" in told and ":gray[Chat template] ChatML" in told
 
 
 def test_a_run_whose_parent_is_gone_has_a_page(studio: Workspace) -> None:
