@@ -28,14 +28,13 @@ def finished(workspace: Workspace, experiment: str) -> list[Run]:
 def chain_table(runs: Sequence[Run]) -> str:
     """What each stage learned from, and where field and general text stood at its end."""
     base = runs[0].results()["training"]["base"]
-    lines = [["the base", "", "", *_figures(base), ""]]
+    lines = [["the base", "", "", *_figures(base)]]
     for run in runs:
         training, facts = run.results()["training"], kept_facts(run)
         read = f"{facts['samples']:,} / {facts['learned_tokens']:,}" if facts else f"– / {training['tokens']:,}"
         stage = STAGE_WORDS.get(run.info.stage, run.info.stage)
-        minutes = f"{training['seconds'] / 60:.1f}"
-        lines.append([stage, run.info.arm, read, *_figures(training["final"]), minutes])
-    return table(["after", "arm", "samples / tokens learned", "field", "general", "KL", "minutes"], lines)
+        lines.append([stage, run.info.arm, read, *_figures(training["final"])])
+    return table(["after", "arm", "samples / tokens learned", "field", "general", "KL"], lines)
 
 
 def _figures(measure: dict[str, float]) -> Iterator[str]:
