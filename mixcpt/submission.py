@@ -70,16 +70,20 @@ def resume(workspace: Workspace, run: Run) -> list[Job]:
     """Put a stopped run back into the queue, from its last whole checkpoint, and with it the runs that failed only
     because they waited for it; returns the jobs to wait for, however they stand by then.
 
-    A run that never got a job, because what made it was killed just then, gets them now.
+    A run that never got a job, because what made it was killed just then, gets them now. One that waits in the queue
+    stays there: whoever waits for its jobs works the queue off.
 
     Raises:
-        BadInput: it is running, queued or done.
+        BadInput: it is running or done.
     """
     jobs = Jobs(workspace)
     mine = [job for job in jobs.all() if job.run == run.id and is_part_of_run(job)]
     if not mine:
         return submit_run(workspace, run)
     states = {job.id: job.state for job in mine}
+    if "queued" in states.values() and set(states.values()) <= {"queued", "done"}:
+        waiting = [job for job in mine if states[job.id] == "queued"]
+        return waiting + _waiting_for(jobs, waiting)
     stopped = [job for job in mine if states[job.id] in STOPPED] or mine[-1:]
     jobs.requeue(stopped[0])
     for job in stopped[1:]:
