@@ -1,4 +1,4 @@
-"""Pictures of the running studio for docs/screenshots: the recorded experiment, a corpus, a mixture, a run, a notebook.
+"""Pictures of the running studio for docs/screenshots: the recorded experiment, a corpus, a mixture, a run, stage two.
 
     make screenshots                    # or: python scripts/screenshots.py [--out docs/screenshots] [--all]
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from playwright.sync_api import Browser
 
 from mixcpt import doctor, mixture, recorded
+from mixcpt.align_drafts import begin, stage_after
 from mixcpt.drafts import Drafts
 from mixcpt.modelstore import ensure_model
 from mixcpt.notebook import Notebook
@@ -25,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))
 from browser import a_browser, running, visit  # noqa: E402 (the browser tests' server)
 
+TOKENS = {"rows": "What the model reads", "mask": "What the trainer reads first"}
+"""Pictures of tokens, by the heading above them."""
 NOTE = """**Question:** does plain training forget, and what helps?
 
 Plain training on the documents alone forgets most. Both LSSD and mixing in general text prevent it."""
@@ -39,6 +42,7 @@ def prepare(workspace: Workspace) -> dict[str, str]:
     mixture.prepare(workspace, draft.stage.mixture, TextTokenizer.from_folder(model))
     write_notebook(workspace, runs)
     ids = ",".join(run.id for run in runs)
+    align = begin(workspace, stage_after(workspace, None, "sft", changes={"samples.rule.strategy": "random"}), None)
     return {
         "home": "",
         "corpora": "corpora",
@@ -46,6 +50,8 @@ def prepare(workspace: Workspace) -> dict[str, str]:
         "mixture": f"mixture?draft={draft.id}",
         "rows": f"mixture?draft={draft.id}",
         "launch": f"launch?draft={draft.id}",
+        "align": f"align?draft={align.id}",
+        "mask": f"align?draft={align.id}",
         "runs": "runs",
         "run": f"runs?run={runs[1].id}",
         "compare": f"compare?runs={ids}",
@@ -69,8 +75,8 @@ def take(
         visit(page, f"{address}/{path}")
         page.wait_for_load_state("networkidle")
         page.wait_for_timeout(1500)  # charts are drawn after the page is
-        if name == "rows":
-            page.get_by_role("heading", name="What the model reads").evaluate("one => one.scrollIntoView()")
+        if heading := TOKENS.get(name):
+            page.get_by_role("heading", name=heading).evaluate("one => one.scrollIntoView()")
             page.locator(".chip").nth(12).click()
             page.wait_for_timeout(1500)
         page.screenshot(path=out / f"{name}{suffix}.png")
