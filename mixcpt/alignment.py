@@ -10,6 +10,7 @@ parent run, never silently the base. It is looked at again after the training: i
 It gives up packing and padding-free batches: a sample is a row, and rows of a batch are padded.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,6 +239,8 @@ def _trainer(
         "max_length": None,  # what is too long was left out
     }
     ordered = [learned[index] for index in samples.order(len(learned), config.epochs, config.seed)]
+    steps = math.ceil(len(ordered) / config.samples_per_step)
+    common["warmup_steps"] = int(config.warmup * steps)  # rounded down: the first step of a warm-up learns nothing
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     given: dict[str, Any] = {"model": model, "processing_class": tokenizer, "callbacks": [*callbacks]}

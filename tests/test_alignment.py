@@ -195,6 +195,13 @@ def test_samples_at_once_change_nothing(home: Workspace, parent: Run, tuned: Run
         assert one["tokens"] == other["tokens"]
 
 
+def test_a_single_step_learns(home: Workspace, parent: Run) -> None:
+    config = sft(parent, training__samples_per_step=8, training__epochs=1, measures__every_steps=0)
+    run = started(home, config, parent)
+    assert len(run.losses()) == 1 and run.losses()[0]["learning_rate"] == 0  # of the step that would come next
+    assert digest(run) != digest(parent)
+
+
 def test_a_model_learns_to_stop(
     home: Workspace, parent: Run, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mixcpt import worker
 from mixcpt.errors import BadInput, Interrupted
 from mixcpt.jobs import Job, Jobs
 from mixcpt.processes import find_process
@@ -152,7 +153,8 @@ def test_check_raises_what_was_asked_for(jobs: Jobs, request_: str, state: str) 
     assert caught.value.state == state
 
 
-def test_a_kind_without_a_handler_is_refused_by_name(jobs: Jobs) -> None:
+def test_a_kind_without_a_handler_is_refused_by_name(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(worker.HANDLERS, "export")
     context = context_of(jobs, "wait", "export")
     assert work(context) == 1
     assert context.job.state == "failed" and "kind 'export'" in context.job.status.message
