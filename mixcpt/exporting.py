@@ -60,7 +60,8 @@ def run_job(context: JobContext) -> str:
     if payload.get("zip") and export.bytes <= ZIP_BYTES and export.zip is None:
         context.progress(0.95, "packing it into one file")
         pack(context.workspace, export, context.check)
-    return f"Exported {export.to}: {export.bytes / 1e6:,.1f} MB."
+    size = f"{export.bytes / 1e6:,.1f} MB" if export.bytes >= 1e5 else f"{export.bytes / 1e3:,.0f} kB"
+    return f"Exported {export.to}: {size}."
 
 
 def make(

@@ -4,8 +4,13 @@
 
 The sum is taken in fp32 and rounded once, so every number of W' is within half a step of bf16, 2^-8 of its size, of
 the exact sum; weights without an adapter stay as they are. The base is taken as it is stored, never in 4 bits: adding
-to NF4 would round everything again. What it gives up: adapters that are more than LoRA matrices on linear layers, and
-merging piece by piece, so the whole model has to fit into memory.
+to NF4 would round everything again.
+
+What the rounding costs, measured on 20 pieces of general text as KL from base and adapter in fp32: the merged model in
+bf16 is 1.25e-3 nats per token away, base and adapter in bf16 are 1.19e-3 (SmolLM2 135M; Gemma 3 270M alike).
+
+What it gives up: adapters that are more than LoRA matrices on linear layers, and merging piece by piece, so the whole
+model has to fit into memory.
 """
 
 from collections.abc import Callable

@@ -100,7 +100,7 @@ def test_a_merged_model_answers_as_base_and_adapter_do(home: Path, family: str) 
     is off by at most 2^-8 of the sum of its terms' sizes, and by far less where the errors have both signs, as here:
     a few of 2^-8 of the largest logit come together over two layers, and 8 of them are the bound.
     Computed in bf16, where the values between are rounded as well, it must be no worse than base and adapter in bf16,
-    but for the little that the rounded weights add (a twelfth of it for the built-in model).
+    but for the little that the rounded weights add (a twentieth of it for both built-in models).
     """
     model, adapter, merged = home / family, home / f"{family}-adapter", home / f"{family}-merged"
     reference = logits(load(model, torch.float32, adapter))
