@@ -1,11 +1,10 @@
 """mixcpt: Mix-CPT (arXiv 2407.10804) as a library. Adapt a language model to a field, and see what it forgets.
 
-The light half (no torch: a page or a script opens at once):
-    errors settings config workspace tokens    sources records decoding unpack cleaning intake split holdout documents
-    manifest corpus    builtin atlas unify packing mixture    jobs processes supervisor worker runs recipes
-    modelstore estimate statistics compare cli
-The heavy half (torch inside, imported only where it is needed):
-    lssd teacher heads models measures training evaluation doctor
+The light half makes no use of torch, so a page or a script opens at once; tests/test_imports.py holds it to that. The
+heavy half, with torch inside, is imported only where it is needed:
+    lssd teacher heads models measures trainer training scoring alignment evaluation format resident generation talk
+    serve merging exporting doctor
+README.md tells what each module is for.
 """
 
 __version__ = "0.1.0"
