@@ -66,8 +66,9 @@ def measure(model: str, tokens: int, samples: int, changes: dict[str, object]) -
     do = train if isinstance(run.config, Stage) else align
     results = do(workspace, run, say=lambda text: None)
     estimated = estimate_run(workspace, run)
-    seconds = sum(record["seconds"] for record in run.losses()[1:])  # the first step warms up
-    share = len(run.losses()) / max(len(run.losses()) - 1, 1)
+    steps = [record["seconds"] for record in run.losses()]
+    seconds = sum(steps[1:] or steps)  # the first step warms up
+    share = len(steps) / max(len(steps) - 1, 1)
     Runs(workspace).delete(run)
     found = {"seconds": seconds * share, "memory": results["peak_memory_bytes"]}
     print(json.dumps({"estimated": [estimated.seconds, estimated.memory_bytes], "parts": estimated.parts, **found}))

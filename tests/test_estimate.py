@@ -14,7 +14,6 @@ import pytest
 from mixcpt.config import AnyStage, Sft, Stage, follow, override, parse_change, validate
 from mixcpt.errors import TooLittle
 from mixcpt.estimate import (
-    _EFFICIENCY,
     LOGIT_COPIES,
     PROCESS_BYTES,
     SLACK,
@@ -23,6 +22,7 @@ from mixcpt.estimate import (
     SampleSizes,
     Shape,
     adapter_parameters,
+    efficiency,
     estimate,
     minutes,
     require_memory,
@@ -125,7 +125,7 @@ def test_seconds_by_hand() -> None:
     training = 64 * (160 + 160 + 2 * 80)  # forward, backward (frozen), head both ways
     teacher = 64 * (160 + 80)
     measuring = 2 * (10 + 20 + 30) * (160 + 80)  # at start and end
-    speed = 1e9 * _EFFICIENCY["cpu"]
+    speed = 1e9 * efficiency("cpu", "bf16")
 
     def seconds(**changes: object) -> float:
         return estimate(stage(**changes), TINY, device="cpu", precision="bf16", gflops=1.0).seconds
@@ -199,7 +199,7 @@ def test_logits_are_made_in_tiles() -> None:
 
 def test_seconds_of_samples_by_hand() -> None:
     """Body 160 and head 80 operations a token and pass, as above."""
-    speed = 1e9 * _EFFICIENCY["cpu"]
+    speed = 1e9 * efficiency("cpu", "bf16")
     training = 10 * 20 * (160 + 160 + 3 * 80)
     scoring = 700 * (160 + 80)
     measuring = 3 * (10 + 20 + 30) * (160 + 80)  # base, start and end
