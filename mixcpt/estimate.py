@@ -28,8 +28,8 @@ _OTHER_BYTES = {"fp32": 4, "bf16": 2, "nf4": 4}
 """Of what is in no linear layer: preparing an NF4 model puts embeddings, head and norms into fp32."""
 _EFFICIENCY = {"cpu": 0.4, "cuda": 0.35}
 _BF16_EFFICIENCY = 0.28
-"""Share of the measured (CPU) or usual (GPU) matrix-product speed that whole training steps reach; less on a CPU in bf16,
-where products are the smaller part of a step."""
+"""Share of the measured (CPU) or usual (GPU) matrix-product speed that whole training steps reach. On a CPU in bf16 it
+is less, for there the products are the smaller part of a step."""
 _GPU_GFLOPS = 100_000.0
 _TILE = (4096, 32_768)
 """Tokens and words whose logits TRL makes at once."""
