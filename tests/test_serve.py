@@ -221,7 +221,7 @@ def test_a_killed_process_is_told_of_and_the_next_question_starts_another(client
     exchange = client.exchange(id)
     assert (exchange.state, exchange.message) == ("failed", BROKEN_OFF)
     assert exchange.question["messages"][0]["content"] == "Which river?" and exchange.answers[0].text
-    assert lease_holder(client.workspace) is None
+    until(lambda: lease_holder(client.workspace) is None)  # its files close with the last of its threads
     again = client.ask([Voice(run=run.id)], ASK, sampling=Sampling(max_new_tokens=2))
     assert pid_of(client) != old and ended(client, again).state == "done"
     assert client.exchange(id) == exchange
