@@ -14,7 +14,6 @@ from app.strip import Chip, token_strip
 from app.words import plain, printable
 from mixcpt import label_mask
 from mixcpt.builtin import find_source
-from mixcpt.config import Sft, to_yaml
 from mixcpt.drafts import AlignDraft
 from mixcpt.errors import MixcptError, NotFound
 from mixcpt.label_mask import MaskedToken, masked
@@ -22,7 +21,9 @@ from mixcpt.modelstore import find_folder
 from mixcpt.palette import KINDS, NEUTRAL
 from mixcpt.runs import Run
 from mixcpt.samples import Batch, Sample, preview_batch
+from mixcpt.settings import to_yaml
 from mixcpt.stage_words import template_of_chain, template_words
+from mixcpt.stages import Sft
 from mixcpt.stamps import stamp
 from mixcpt.tokens import TextTokenizer
 

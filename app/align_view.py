@@ -13,7 +13,6 @@ from app import align_samples, drafting, forms, launch_summary, model_form, run_
 from app.words import plain, printable
 from mixcpt.align_drafts import Kind, begin, parents, rebased, stage_after, suggested_name
 from mixcpt.builtin import KINDS
-from mixcpt.config import Dpo
 from mixcpt.corpus import list_corpora
 from mixcpt.drafts import AlignDraft, Drafts
 from mixcpt.errors import MixcptError
@@ -22,6 +21,7 @@ from mixcpt.palette import STAGE_NAMES
 from mixcpt.presets import OPTIONS
 from mixcpt.runs import Run, Runs
 from mixcpt.stage_words import chain_words, reference_words, samples_words
+from mixcpt.stages import Dpo
 
 KEY = "align"
 RUNS, LAUNCH = "../pages/runs.py", "../pages/launch.py"

@@ -6,12 +6,12 @@ import streamlit as st
 
 from app import drafting, state
 from app.words import plain
-from mixcpt.config import Sft, Stage
 from mixcpt.drafts import Draft, Drafts
 from mixcpt.errors import BadConfig, MixcptError
 from mixcpt.launching import check_files, recipe_of
 from mixcpt.recipe import Recipe, uploaded
 from mixcpt.settings import to_yaml
+from mixcpt.stages import Sft, Stage
 
 _UPLOAD_MB = 1
 

@@ -8,7 +8,6 @@ import streamlit as st
 from app import drafting, forms, state
 from app.prepared import prepared, start
 from app.words import plain
-from mixcpt.config import AnyStage, Stage
 from mixcpt.drafts import AnyDraft
 from mixcpt.errors import MixcptError
 from mixcpt.launching import preparing
@@ -18,6 +17,7 @@ from mixcpt.outlook import Outlook, outlook
 from mixcpt.preflight import Finding, preflight
 from mixcpt.presets import value_words
 from mixcpt.runs import Run
+from mixcpt.stages import AnyStage, Stage
 
 MIXTURE = "../pages/mixture.py"
 _PARTS = {

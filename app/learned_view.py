@@ -6,7 +6,6 @@ import streamlit as st
 
 from app import state
 from app.words import plain, printable
-from mixcpt.config import Dpo, Sft
 from mixcpt.palette import KIND_WORDS
 from mixcpt.records import Record
 from mixcpt.runs import Run
@@ -14,6 +13,7 @@ from mixcpt.samples import kept_facts, kept_samples, some_reasons
 from mixcpt.scores import SCORES, ScoredSample
 from mixcpt.selection import selection_names
 from mixcpt.stage_words import reference_words, run_words, samples_words, template_words
+from mixcpt.stages import Dpo, Sft
 
 SELECTION = "../pages/selection.py"
 _EXCERPT = 300

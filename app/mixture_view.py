@@ -13,7 +13,7 @@ from app.strip import Chip, token_strip
 from app.words import count, plain, printable
 from mixcpt import charts, mixture
 from mixcpt.builtin import fingerprint
-from mixcpt.config import MixtureConfig, to_yaml
+from mixcpt.config import MixtureConfig
 from mixcpt.drafts import Draft
 from mixcpt.errors import MixcptError
 from mixcpt.launching import prepare, preparing
@@ -21,6 +21,7 @@ from mixcpt.mixture import Mixture, SourceReport
 from mixcpt.modelstore import BUILTIN_MODELS, find_folder
 from mixcpt.palette import source_colour
 from mixcpt.preview import PreviewSegment, PreviewToken, RowPreview, excerpt, origin, preview, readings
+from mixcpt.settings import to_yaml
 from mixcpt.tokens import TextTokenizer
 
 _ROW = "mixture_row"

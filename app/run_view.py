@@ -11,7 +11,6 @@ from app.pins import pin_button
 from app.words import ago, plain, printable, size
 from mixcpt import charts, guesses, score_jobs, submission
 from mixcpt.align_drafts import can_be_continued, usual_for
-from mixcpt.config import Sft, Stage, to_yaml
 from mixcpt.differences import differences
 from mixcpt.drafts import EXPERIMENT, AnyDraft, Drafts
 from mixcpt.errors import MixcptError
@@ -19,6 +18,8 @@ from mixcpt.overview import RunSummary, summary
 from mixcpt.palette import STAGE_WORDS
 from mixcpt.presets import value_words
 from mixcpt.runs import Run, Runs
+from mixcpt.settings import to_yaml
+from mixcpt.stages import Sft, Stage
 
 LAUNCH, ALIGN, TALK = "../pages/launch.py", "../pages/align.py", "../pages/talk.py"
 _DIVERGED = re.compile(r"The (loss|gradient) became ")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mixcpt.config import AnyStage
+    from mixcpt.stages import AnyStage
 
 SHAPES: tuple[dict[str, object], ...] = (
     {"training.rows_per_step": 1, "training.rows_at_once": 1},
@@ -36,7 +36,8 @@ SHAPES: tuple[dict[str, object], ...] = (
 
 def stage_with(model: str, tokens: int, samples: int, changes: dict[str, object]) -> "AnyStage":
     """The stage that `changes` name ("stage": cpt unless it is sft or dpo), with the dotted ones among them."""
-    from mixcpt.config import Stage, follow, override, validate
+    from mixcpt.settings import override, validate
+    from mixcpt.stages import Stage, follow
 
     plain = {
         "model": {"name": model, "precision": "fp32"},
@@ -55,9 +56,9 @@ def stage_with(model: str, tokens: int, samples: int, changes: dict[str, object]
 def measure(model: str, tokens: int, samples: int, changes: dict[str, object]) -> None:
     """One shape, in this process: prints a JSON line."""
     from mixcpt.alignment import align
-    from mixcpt.config import Stage
     from mixcpt.outlook import estimate_run
     from mixcpt.runs import Runs
+    from mixcpt.stages import Stage
     from mixcpt.training import train
     from mixcpt.workspace import Workspace
 

@@ -28,7 +28,6 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from mixcpt.align_drafts import begin, stage_after
 from mixcpt.builtin import open_source
-from mixcpt.config import override
 from mixcpt.corpus import ingest_records
 from mixcpt.drafts import Drafts, default_stage
 from mixcpt.jobs import Jobs
@@ -36,6 +35,7 @@ from mixcpt.modelstore import ensure_model
 from mixcpt.records import Message, Record
 from mixcpt.runs import Runs
 from mixcpt.scores import ScoredSample, ScoreTable
+from mixcpt.settings import override
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace, now
 

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 from mixcpt.builtin import find_source
-from mixcpt.config import Dpo, Sft
 from mixcpt.corpus import Corpus
 from mixcpt.errors import BadInput, MixcptError, NotFound
 from mixcpt.estimate import SampleSizes
@@ -20,6 +19,7 @@ from mixcpt.readings import candidates
 from mixcpt.requirements import selection_facts
 from mixcpt.runs import Run, Runs
 from mixcpt.sizes import sample_sizes
+from mixcpt.stages import Dpo, Sft
 from mixcpt.stamps import Kept
 
 FEW_SAMPLES = 16

@@ -8,7 +8,6 @@ sense there. It gives up DPO after DPO, as `mixcpt.lineage` does.
 import shlex
 from typing import Any, Literal
 
-from mixcpt.config import AnyStage, Dpo, Sft, follow
 from mixcpt.differences import differences
 from mixcpt.drafts import EXPERIMENT, AlignDraft, AnyDraft, Drafts, default_stage
 from mixcpt.errors import BadConfig, NotFound
@@ -19,6 +18,7 @@ from mixcpt.recipe import Recipe
 from mixcpt.requirements import selection_facts
 from mixcpt.runs import NAME_LENGTH, Run, Runs
 from mixcpt.settings import as_change
+from mixcpt.stages import AnyStage, Dpo, Sft, follow
 from mixcpt.templates import NAMED
 from mixcpt.workspace import Workspace, new_id
 

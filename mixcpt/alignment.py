@@ -26,13 +26,13 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from mixcpt import models, samples
-from mixcpt.config import Dpo, Sft
 from mixcpt.measures import Measures
 from mixcpt.outlook import estimate_run
 from mixcpt.runs import Run, Runs
 from mixcpt.samples import Sample
 from mixcpt.scoring import adapter_fingerprint, score_as_asked
 from mixcpt.selection import Selection
+from mixcpt.stages import Dpo, Sft
 from mixcpt.templates import ChatTemplate
 from mixcpt.trainer import Check, Progress, Recorder, Watched, begin, options, results_of, resume_point
 from mixcpt.workspace import Workspace, building, write_atomic

@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 
 from mixcpt import __version__, facts, snippets
-from mixcpt.config import AnyStage, Stage
 from mixcpt.facts import Fact, Line
 from mixcpt.journal import mixture_table, realised
 from mixcpt.modelstore import find_folder
 from mixcpt.notes import as_table, escape_for_files
 from mixcpt.origins import origin
 from mixcpt.runs import Run
+from mixcpt.stages import AnyStage, Stage
 from mixcpt.templates import template_of
 from mixcpt.workspace import Workspace
 

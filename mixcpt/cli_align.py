@@ -8,10 +8,11 @@ from typing import Any
 from mixcpt import cli_show
 from mixcpt.cli_show import print_json, say
 from mixcpt.commands import command
-from mixcpt.config import Sft, parse_change
 from mixcpt.errors import BadFile, BadInput
 from mixcpt.lineage import BASE
 from mixcpt.runs import Run, Runs
+from mixcpt.settings import parse_change
+from mixcpt.stages import Sft
 from mixcpt.workspace import Workspace
 
 

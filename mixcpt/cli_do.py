@@ -6,12 +6,12 @@ from pathlib import Path
 
 from mixcpt import cli_show
 from mixcpt.cli_show import print_json, say
-from mixcpt.config import parse_change, validate
 from mixcpt.drafts import Guess
 from mixcpt.errors import BadFile, BadInput
 from mixcpt.jobs import Job
 from mixcpt.recipe import CorpusSpec, load_recipe
 from mixcpt.runs import Runs
+from mixcpt.settings import parse_change, validate
 from mixcpt.workspace import Workspace, check_name
 
 

@@ -8,11 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixcpt.config import Dpo, Sft, parse_change
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.jobs import Jobs
 from mixcpt.recipe import load_recipe
 from mixcpt.runs import Run, Runs
+from mixcpt.settings import parse_change
+from mixcpt.stages import Dpo, Sft
 from mixcpt.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from mixcpt.chains import own, start_of, tokens_before, tokens_read
-from mixcpt.config import AnyStage, Config, Dpo, MixtureConfig, Sft, Stage, override, to_yaml
+from mixcpt.config import MixtureConfig
 from mixcpt.errors import BadInput
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.presets import value_words
 from mixcpt.runs import Run
 from mixcpt.samples import kept_facts
+from mixcpt.settings import Config, override, to_yaml
+from mixcpt.stages import AnyStage, Dpo, Sft, Stage
 from mixcpt.stamps import Kept
 from mixcpt.statistics import seed_interval
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mixcpt.config import AnyStage
+from mixcpt.stages import AnyStage
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mixcpt.config import (
-    AdapterConfig,
-    Dpo,
-    EvaluationConfig,
-    MeasureConfig,
-    MixtureConfig,
-    Sft,
-    SourceShare,
-    Stage,
-    TrainingConfig,
-)
+from mixcpt.config import AdapterConfig, EvaluationConfig, MeasureConfig, MixtureConfig, SourceShare
 from mixcpt.errors import NotFound
+from mixcpt.optimisation import TrainingConfig
 from mixcpt.settings import Config, validate
+from mixcpt.stages import Dpo, Sft, Stage
 from mixcpt.workspace import Workspace, check_name, new_id, read_json, write_json
 
 EXPERIMENT = "my-experiment"

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixcpt.config import AnyStage, Dpo, Sft, Stage, override
 from mixcpt.errors import BadFile, TooLittle
+from mixcpt.settings import override
+from mixcpt.stages import AnyStage, Dpo, Sft, Stage
 from mixcpt.workspace import read_json
 
 PROCESS_BYTES = 630_000_000

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixcpt.builtin import require_source
-from mixcpt.config import EvaluationConfig, override
+from mixcpt.config import EvaluationConfig
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.jobs import Job, Jobs
 from mixcpt.questions import question_sets
 from mixcpt.runs import Run
 from mixcpt.score_jobs import require_adapter
+from mixcpt.settings import override
 from mixcpt.workspace import Workspace
 
 Interval = Sequence[float]

@@ -7,7 +7,7 @@ folders of runs and corpora already; what they do not hold is said to be unknown
 from collections.abc import Iterable, Sequence
 
 from mixcpt import builtin
-from mixcpt.config import AdapterConfig, AnyStage, Dpo, Sft, Stage
+from mixcpt.config import AdapterConfig
 from mixcpt.corpus import Corpus, corpus_names
 from mixcpt.errors import NotFound
 from mixcpt.estimate import minutes
@@ -17,6 +17,7 @@ from mixcpt.manifest import Manifest
 from mixcpt.runs import Record, Run, Runs
 from mixcpt.samples import kept_facts, needs_scores
 from mixcpt.stage_words import reference_words, run_words, samples_words, template_words
+from mixcpt.stages import AnyStage, Dpo, Sft, Stage
 from mixcpt.workspace import Workspace
 
 Fact = tuple[str, str]

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from mixcpt.config import AnyStage, override
 from mixcpt.errors import BadInput, MixcptError, NoTemplate, Unavailable
 from mixcpt.estimate import adapter_parameters, estimate, lighter, minutes, require_memory
 from mixcpt.jobs import ACCELERATOR_KINDS, Jobs
@@ -19,6 +18,8 @@ from mixcpt.machine import Machine, disk_free_gb
 from mixcpt.modelstore import find_folder, terms_to_accept
 from mixcpt.outlook import Outlook, outlook
 from mixcpt.runs import Run
+from mixcpt.settings import override
+from mixcpt.stages import AnyStage
 from mixcpt.workspace import Workspace, read_json
 
 Level = Literal["stop", "warning", "note"]

@@ -14,18 +14,20 @@ import yaml
 
 from mixcpt import guesses
 from mixcpt.chains import start_of
-from mixcpt.config import AnyStage, Dpo, MixtureConfig, ObjectiveConfig, Sft, Stage, read_stage
+from mixcpt.config import MixtureConfig
 from mixcpt.corpus import Corpus, corpus_names
 from mixcpt.errors import BadConfig
 from mixcpt.estimate import minutes
 from mixcpt.figures import signed
 from mixcpt.jobs import Jobs
 from mixcpt.manifest import Manifest
+from mixcpt.optimisation import ObjectiveConfig
 from mixcpt.overview import RunSummary, overview
 from mixcpt.palette import STAGE_WORDS
 from mixcpt.runs import Record, Run
 from mixcpt.samples import kept_facts
 from mixcpt.stage_words import chain_words, reference_words, run_words, samples_words, template_words
+from mixcpt.stages import AnyStage, Dpo, Sft, Stage, read_stage
 from mixcpt.stamps import Kept
 from mixcpt.workspace import Workspace
 

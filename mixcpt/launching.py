@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mixcpt import guesses
-from mixcpt.config import AnyStage, Sft
 from mixcpt.drafts import AlignDraft, AnyDraft, Draft, Drafts
 from mixcpt.errors import BadConfig, BadInput, Damaged
 from mixcpt.jobs import Job, Jobs
@@ -23,6 +22,7 @@ from mixcpt.recipe import Recipe
 from mixcpt.requirements import require_parts
 from mixcpt.roots import check_path, suggestions
 from mixcpt.runs import Run, Runs
+from mixcpt.stages import AnyStage, Sft
 from mixcpt.submission import submit_run
 from mixcpt.workspace import Workspace, check_name, locked, new_id
 

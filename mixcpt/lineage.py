@@ -4,8 +4,9 @@ from. It gives up DPO after DPO, and an adapter that grows or shrinks on its way
 
 from typing import TYPE_CHECKING
 
-from mixcpt.config import Dpo, Sft, override
 from mixcpt.errors import BadInput
+from mixcpt.settings import override
+from mixcpt.stages import Dpo, Sft
 
 if TYPE_CHECKING:
     from mixcpt.runs import Run

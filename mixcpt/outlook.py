@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixcpt import machine
-from mixcpt.config import AnyStage, Sft
 from mixcpt.estimate import Estimate, SampleSizes, Shape, estimate, require_memory, shape_of
 from mixcpt.machine import Machine
 from mixcpt.modelstore import ensure_model, find_folder
 from mixcpt.runs import Run
 from mixcpt.sizes import pinned_sizes, sample_sizes
+from mixcpt.stages import AnyStage, Sft
 from mixcpt.workspace import Workspace
 
 

@@ -8,9 +8,10 @@ for arms are compared by it. A shared run belongs to no arm; its name tells whic
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from mixcpt.config import AnyStage, override, to_yaml
 from mixcpt.recipe import Recipe
 from mixcpt.runs import NAME_LENGTH
+from mixcpt.settings import override, to_yaml
+from mixcpt.stages import AnyStage
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from typing import Any
 
 from mixcpt import align_checks
 from mixcpt.align_checks import Aligned
-from mixcpt.config import AnyStage, Sft, Stage
 from mixcpt.corpus import Corpus, corpus_names
 from mixcpt.flight import LONG_SECONDS, Flight, everywhere, long_words
 from mixcpt.flight import Finding as Finding
 from mixcpt.machine import Machine
 from mixcpt.manifest import Manifest
 from mixcpt.runs import Run
+from mixcpt.stages import AnyStage, Sft, Stage
 from mixcpt.workspace import Workspace
 
 FEW_TOKENS = 2_000

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixcpt.config import Config, Stage
+from mixcpt.settings import Config
+from mixcpt.stages import Stage
 
 OWN = "Own"
 """What the form shows where no preset fits."""

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mixcpt.config import AnyStage
 from mixcpt.metrics import Record
+from mixcpt.stages import AnyStage
 
 RECENT = 20
 """Steps over which speed and loss are averaged: one step alone jumps about."""

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from mixcpt.config import AnyStage, Sft, Stage, amend, follow, override, read_stage, validate
 from mixcpt.errors import BadConfig, BadFile
-from mixcpt.settings import Config, read_yaml, setting
+from mixcpt.settings import Config, override, read_yaml, setting, validate
+from mixcpt.stages import AnyStage, Sft, Stage, amend, follow, read_stage
 
 
 class CorpusSpec(Config):

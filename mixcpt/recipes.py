@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mixcpt import guesses
-from mixcpt.config import Stage
 from mixcpt.corpus import list_corpora
 from mixcpt.drafts import Guess
 from mixcpt.errors import BadConfig
@@ -25,6 +24,7 @@ from mixcpt.recipe import CorpusSpec, Recipe
 from mixcpt.requirements import require_parts
 from mixcpt.runs import Run, Runs
 from mixcpt.settings import override
+from mixcpt.stages import Stage
 from mixcpt.submission import finish, submit_run
 from mixcpt.supervisor import OnChange, Supervisor
 from mixcpt.tuning import Say, trial, tune, untuned

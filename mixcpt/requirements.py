@@ -8,7 +8,6 @@ are chosen.
 from typing import Any
 
 from mixcpt.builtin import KINDS, require_source
-from mixcpt.config import AnyStage, Sft
 from mixcpt.corpus import Corpus
 from mixcpt.errors import BadInput, NoTemplate
 from mixcpt.modelstore import find_folder
@@ -16,6 +15,7 @@ from mixcpt.records import Kind
 from mixcpt.samples import kind_of, needs_scores
 from mixcpt.scores import SCORES
 from mixcpt.selection import list_selections, open_selection
+from mixcpt.stages import AnyStage, Sft
 from mixcpt.templates import NAMED, template_of
 from mixcpt.workspace import Workspace
 

@@ -21,10 +21,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mixcpt import config, metrics
+from mixcpt import metrics
 from mixcpt.errors import BadInput, Damaged, NotFound
 from mixcpt.jobs import Job, Jobs, find_id
 from mixcpt.lineage import continuing
+from mixcpt.settings import to_yaml
+from mixcpt.stages import AnyStage, Sft, Stage, stage_from_yaml
 from mixcpt.stamps import Kept
 from mixcpt.workspace import Workspace, building, check_name, locked, new_id, now, read_json, write_atomic, write_json
 
@@ -78,7 +80,7 @@ def check_labels(name: str, tags: Iterable[str]) -> Labels:
     return Labels(name, tags)
 
 
-_CONFIGS: Kept[config.AnyStage] = Kept()
+_CONFIGS: Kept[AnyStage] = Kept()
 
 
 class Run:
@@ -97,15 +99,15 @@ class Run:
             raise _damaged(path, error) from None
 
     @property
-    def config(self) -> config.AnyStage:
+    def config(self) -> AnyStage:
         path = self.folder / "config.yaml"
-        return _CONFIGS.get(path, [str(path)], lambda: config.stage_from_yaml(path))
+        return _CONFIGS.get(path, [str(path)], lambda: stage_from_yaml(path))
 
     @property
     def total_tokens(self) -> int | None:
         """Tokens that it reads in all, repetitions counted; None of stage two before its samples are chosen."""
         stage = self.config
-        if isinstance(stage, config.Stage):
+        if isinstance(stage, Stage):
             return stage.mixture.total_tokens()
         started = self.folder / "started.json"
         return int(read_json(started)["tokens"]) if started.exists() else None
@@ -252,7 +254,7 @@ class Runs:
 
     def create(
         self,
-        stage: config.AnyStage,
+        stage: AnyStage,
         *,
         experiment: str,
         arm: str = "",
@@ -272,7 +274,7 @@ class Runs:
         check_name(experiment, "experiment name")
         labels = check_labels(name, tags)
         before = self.get(parent) if parent is not None else None
-        if isinstance(stage, config.Sft):
+        if isinstance(stage, Sft):
             stage = continuing(stage, before)
         info = RunInfo(
             id=new_id(stage.stage),
@@ -287,7 +289,7 @@ class Runs:
         )
         folder = self.workspace.runs / info.id
         with building(folder) as unfinished:
-            write_atomic(unfinished / "config.yaml", config.to_yaml(stage))
+            write_atomic(unfinished / "config.yaml", to_yaml(stage))
             write_json(unfinished / "run.json", asdict(info))
             if labels.tags:
                 write_json(unfinished / "labels.json", asdict(labels))

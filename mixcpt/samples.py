@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from mixcpt.builtin import open_source
-from mixcpt.config import Dpo, Sft, override
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.packing import IGNORED
 from mixcpt.readings import Reader, candidates
@@ -28,6 +27,8 @@ from mixcpt.records import Kind, Message, Record
 from mixcpt.runs import Run
 from mixcpt.scores import ScoredSample, read_samples, write_samples
 from mixcpt.selection import Rule, Selection, open_selection
+from mixcpt.settings import override
+from mixcpt.stages import Dpo, Sft
 from mixcpt.templates import NAMED, ChatTemplate, Rendered, choose_template
 from mixcpt.workspace import Workspace, read_json, write_json
 

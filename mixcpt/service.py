@@ -17,7 +17,6 @@ from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mixcpt.config import validate
 from mixcpt.errors import BadInput, Busy, Interrupted, MixcptError
 from mixcpt.exchanges import BROKEN_OFF, Exchange, Exchanges, Question, Turn, to_dict
 from mixcpt.processes import lease
@@ -26,7 +25,7 @@ from mixcpt.queue import TALK, at_machine, in_words, next_for_machine, taken
 from mixcpt.records import Message
 from mixcpt.runs import Run, Runs
 from mixcpt.score_jobs import require_adapter
-from mixcpt.settings import Config
+from mixcpt.settings import Config, validate
 from mixcpt.workspace import Workspace
 
 if TYPE_CHECKING:

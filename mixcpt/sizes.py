@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import cache
 
 from mixcpt.builtin import SOURCES, find_source
-from mixcpt.config import Dpo, SampleConfig, Sft
+from mixcpt.config import SampleConfig
 from mixcpt.errors import NotFound
 from mixcpt.estimate import SampleSizes
 from mixcpt.manifest import Manifest
 from mixcpt.requirements import selection_facts
 from mixcpt.runs import Run
 from mixcpt.samples import forms_of, kept_samples, needs_scores
+from mixcpt.stages import Dpo, Sft
 from mixcpt.unify import unify
 from mixcpt.workspace import Workspace
 

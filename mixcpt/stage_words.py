@@ -5,7 +5,6 @@ Everything is plain text, for whoever shows it to escape. A run that was deleted
 
 import re
 
-from mixcpt.config import Dpo, Sft
 from mixcpt.errors import NotFound
 from mixcpt.lineage import BASE
 from mixcpt.palette import STAGE_NAMES
@@ -14,6 +13,7 @@ from mixcpt.runs import Run, Runs
 from mixcpt.samples import facts_in_words, kept_facts
 from mixcpt.scores import SCORES
 from mixcpt.selection import Rule
+from mixcpt.stages import Dpo, Sft
 from mixcpt.workspace import Workspace
 
 _SCORE = re.compile(rf"\b({'|'.join(SCORES)})\b")

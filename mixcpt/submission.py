@@ -7,11 +7,12 @@ say so, and go on when it is resumed.
 
 from typing import Any
 
-from mixcpt.config import Sft, override
 from mixcpt.errors import BadInput, MixcptError
 from mixcpt.jobs import Job, Jobs, is_part_of_run
 from mixcpt.runs import Run, Runs
 from mixcpt.samples import needs_scores, score_payload
+from mixcpt.settings import override
+from mixcpt.stages import Sft
 from mixcpt.supervisor import OnChange, Supervisor
 from mixcpt.workspace import Workspace
 

@@ -7,7 +7,6 @@ from mixcpt import spread
 from mixcpt.chains import links, own
 from mixcpt.charts import CHARTS
 from mixcpt.compare import compare
-from mixcpt.config import Sft
 from mixcpt.corpus import Corpus
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.figures import signed
@@ -16,6 +15,7 @@ from mixcpt.palette import STAGE_NAMES
 from mixcpt.plotting import thinned
 from mixcpt.runs import Record, Run, Runs
 from mixcpt.selection import open_selection
+from mixcpt.stages import Sft
 from mixcpt.workspace import Workspace
 
 Table = list[tuple[str, ...]]

@@ -18,10 +18,11 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mixcpt import models
-from mixcpt.config import ModelConfig, OptimiserConfig
+from mixcpt.config import ModelConfig
 from mixcpt.errors import BadInput, Diverged, Interrupted, Unavailable
 from mixcpt.lssd import Head
 from mixcpt.measures import Measures
+from mixcpt.optimisation import OptimiserConfig
 from mixcpt.runs import Run
 from mixcpt.teacher import teacher_mode
 from mixcpt.workspace import Workspace, now, read_json, write_json

@@ -16,13 +16,14 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from mixcpt import models
-from mixcpt.config import ObjectiveConfig, Stage, TrainingConfig
 from mixcpt.lssd import Head, Objective, chunked_loss
 from mixcpt.measures import Measures
 from mixcpt.mixture import Mixture, realise
+from mixcpt.optimisation import ObjectiveConfig, TrainingConfig
 from mixcpt.outlook import estimate_stage
 from mixcpt.packing import IGNORED, Row
 from mixcpt.runs import Run, Runs
+from mixcpt.stages import Stage
 from mixcpt.teacher import check_isolation, final_hidden, teacher_mode
 from mixcpt.tokens import TextTokenizer
 from mixcpt.trainer import Check, Progress, Recorder, Watched, begin, options, results_of, resume_point

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from mixcpt import builtin, machine
-from mixcpt.config import Stage, override
 from mixcpt.recipe import Recipe
 from mixcpt.runs import Run, Runs
+from mixcpt.settings import override
+from mixcpt.stages import Stage
 from mixcpt.submission import finish, submit_run
 from mixcpt.supervisor import OnChange, Supervisor
 from mixcpt.workspace import Workspace, read_json, write_json

@@ -194,8 +194,8 @@ def fetch_job(context: JobContext) -> str:
 
 def train_job(context: JobContext) -> str:
     """Train the job's run, by what its stage asks for."""
-    from mixcpt.config import Stage
     from mixcpt.runs import Runs
+    from mixcpt.stages import Stage
 
     if isinstance(Runs(context.workspace).get(str(context.job.run)).config, Stage):
         from mixcpt.training import run_job

@@ -8,10 +8,12 @@ from typing import Any, Literal
 import psutil
 import torch
 
-from mixcpt import config, models
-from mixcpt.config import AdapterConfig, Stage, validate
+from mixcpt import models
+from mixcpt.config import AdapterConfig
 from mixcpt.processes import find_process
 from mixcpt.runs import Run, Runs
+from mixcpt.settings import validate
+from mixcpt.stages import AnyStage, Stage, follow
 from mixcpt.wire import read_address
 from mixcpt.workspace import Workspace
 
@@ -40,9 +42,9 @@ def adapted_run(
 ) -> Run:
     """A finished run of `stage`; the same seed draws the same adapter."""
     first = {"model": {"name": str(model_folder), **FP32}, "mixture": MIXTURE, "adapter": {"rank": 4}}
-    made: config.AnyStage = validate(Stage, first, "the test")
+    made: AnyStage = validate(Stage, first, "the test")
     if stage != "cpt":
-        made = config.follow(made, stage)
+        made = follow(made, stage)
     run = Runs(workspace).create(made, experiment="test", name=name, parent=parent.id if parent else None)
     write_adapter(run, model_folder, seed, strength)
     run.write_results("training", {"finished": "2026-01-01T00:00:00Z", "tokens": 0, "seconds": 1.0, **results})

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from mixcpt import models
-from mixcpt.config import AdapterConfig, Stage, validate
+from mixcpt.config import AdapterConfig
 from mixcpt.runs import Run, Runs
+from mixcpt.settings import validate
+from mixcpt.stages import Stage
 from mixcpt.workspace import Workspace
 
 QUESTIONS: list[dict[str, Any]] = [

@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 from streamlit.testing.v1 import AppTest
 
-from mixcpt.config import Dpo, Sft, Stage, follow, override
 from mixcpt.drafts import default_stage
 from mixcpt.jobs import Job, Jobs
 from mixcpt.records import Message, Record
 from mixcpt.runs import Run, Runs
 from mixcpt.scores import ScoredSample, write_samples
+from mixcpt.settings import override
+from mixcpt.stages import Dpo, Sft, Stage, follow
 from mixcpt.workspace import Workspace, now, write_json
 
 MAIN = Path(__file__).parents[1] / "app" / "main.py"

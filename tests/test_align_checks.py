@@ -9,11 +9,12 @@ from chosen import instructions, pairs, select
 from made import made_child, made_run, stage_of
 from test_preflight import machine_of
 
-from mixcpt.config import Sft, follow, override
 from mixcpt.jobs import Jobs
 from mixcpt.machine import Machine
 from mixcpt.preflight import Finding, preflight
 from mixcpt.runs import Run
+from mixcpt.settings import override
+from mixcpt.stages import Sft, follow
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
 

@@ -7,7 +7,6 @@ from made import made_chain, made_child, made_run, stage_of
 
 from mixcpt.align_drafts import begin, command, named, parents, rebased, settings_of, stage_after, suggested_name
 from mixcpt.cli import _parser
-from mixcpt.config import Dpo, follow, override, parse_change
 from mixcpt.drafts import Draft, Drafts, default_stage
 from mixcpt.errors import BadConfig, NotFound
 from mixcpt.recipe import Recipe
@@ -15,7 +14,8 @@ from mixcpt.records import Message, Record
 from mixcpt.runs import NAME_LENGTH
 from mixcpt.scores import ScoredSample
 from mixcpt.selection import Rule, Selection
-from mixcpt.settings import as_change
+from mixcpt.settings import as_change, override, parse_change
+from mixcpt.stages import Dpo, follow
 from mixcpt.workspace import Workspace
 
 

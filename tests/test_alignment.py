@@ -20,11 +20,12 @@ from transformers import AutoModelForCausalLM
 
 from mixcpt import samples
 from mixcpt.alignment import align
-from mixcpt.config import Dpo, Sft, follow, override
 from mixcpt.corpus import ingest_records
 from mixcpt.errors import BadInput, Diverged, Interrupted, NotFound
 from mixcpt.records import Message, Record
 from mixcpt.runs import Run, Runs
+from mixcpt.settings import override
+from mixcpt.stages import Dpo, Sft, follow
 from mixcpt.templates import ChatTemplate
 from mixcpt.tokens import TextTokenizer
 from mixcpt.training import train

@@ -11,11 +11,11 @@ from browser import PATIENCE_S, Server, a_browser, go, pretend_built_in, running
 from conftest import PROSE
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from mixcpt.config import override
 from mixcpt.corpus import corpus_names
 from mixcpt.drafts import default_stage
 from mixcpt.jobs import Jobs
 from mixcpt.runs import Run, Runs
+from mixcpt.settings import override
 from mixcpt.submission import submit_run
 from mixcpt.workspace import Workspace
 

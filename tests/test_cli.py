@@ -27,12 +27,13 @@ from transformers import AutoModelForCausalLM
 
 from mixcpt import guesses, machine, recipes, submission, supervisor, worker
 from mixcpt.cli import main
-from mixcpt.config import Stage, override, validate
 from mixcpt.corpus import Corpus
 from mixcpt.drafts import Guess
 from mixcpt.jobs import Jobs
 from mixcpt.notebook import Notebook
 from mixcpt.runs import Run, Runs
+from mixcpt.settings import override, validate
+from mixcpt.stages import Stage
 from mixcpt.workspace import Workspace
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "cli.md"

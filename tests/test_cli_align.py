@@ -12,9 +12,10 @@ from test_machine import PLAIN
 
 from mixcpt import machine, supervisor
 from mixcpt.cli import main
-from mixcpt.config import Dpo, Sft, follow, to_yaml
 from mixcpt.jobs import Jobs
 from mixcpt.runs import Runs
+from mixcpt.settings import to_yaml
+from mixcpt.stages import Dpo, Sft, follow
 from mixcpt.workspace import Workspace
 
 Cli = Callable[..., tuple[int, str, str]]

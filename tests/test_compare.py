@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from mixcpt.compare import as_csv, as_text, compare, config_diff, domain_share, summarise, with_curves
-from mixcpt.config import Stage, override, validate
 from mixcpt.errors import BadInput
 from mixcpt.runs import Run, Runs
+from mixcpt.settings import override, validate
+from mixcpt.stages import Stage
 from mixcpt.workspace import Workspace
 
 STAGE = validate(

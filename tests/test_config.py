@@ -9,34 +9,20 @@ import pytest
 from mixcpt.builtin import KINDS
 from mixcpt.config import (
     AdapterConfig,
-    Config,
-    Dpo,
     EvaluationConfig,
     MeasureConfig,
     MixtureConfig,
     ModelConfig,
-    ObjectiveConfig,
-    OptimiserConfig,
-    PreferenceConfig,
     SampleConfig,
-    SampleTraining,
-    Sft,
     SourceShare,
-    Stage,
     TemplateName,
-    TrainingConfig,
-    follow,
-    override,
-    parse_change,
-    read_stage,
-    stage_from_yaml,
-    to_yaml,
-    validate,
 )
 from mixcpt.errors import BadConfig
+from mixcpt.optimisation import ObjectiveConfig, OptimiserConfig, PreferenceConfig, SampleTraining, TrainingConfig
 from mixcpt.recipe import Arm, CorpusSpec, Recipe, Tuning
 from mixcpt.scores import SCORES
-from mixcpt.settings import load_yaml
+from mixcpt.settings import Config, load_yaml, override, parse_change, to_yaml, validate
+from mixcpt.stages import Dpo, Sft, Stage, follow, read_stage, stage_from_yaml
 from mixcpt.templates import NAMED, OWN
 
 MODELS = [
@@ -339,7 +325,11 @@ def test_all_models_are_looked_at():
     def below(model: type[Config]) -> set[type[Config]]:
         return {model}.union(*(below(one) for one in model.__subclasses__()))
 
-    of_ours = {one for one in below(Config) if one.__module__ in ("mixcpt.config", "mixcpt.recipe")}
+    of_ours = {
+        one
+        for one in below(Config)
+        if one.__module__ in ("mixcpt.config", "mixcpt.optimisation", "mixcpt.stages", "mixcpt.recipe")
+    }
     assert of_ours == set(MODELS)
 
 

@@ -1,8 +1,8 @@
 import pytest
 
-from mixcpt.config import override
 from mixcpt.drafts import Draft, Drafts, Guess, default_stage
 from mixcpt.errors import BadConfig, BadInput, NotFound
+from mixcpt.settings import override
 from mixcpt.workspace import Workspace
 
 

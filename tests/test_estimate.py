@@ -11,7 +11,6 @@ from typing import Literal
 
 import pytest
 
-from mixcpt.config import AnyStage, Sft, Stage, follow, override, parse_change, validate
 from mixcpt.errors import TooLittle
 from mixcpt.estimate import (
     LOGIT_COPIES,
@@ -28,6 +27,8 @@ from mixcpt.estimate import (
     require_memory,
     shape_of,
 )
+from mixcpt.settings import override, parse_change, validate
+from mixcpt.stages import AnyStage, Sft, Stage, follow
 
 TINY = Shape(linear=[(4, 4), (8, 4), (4, 8)], other=84, width=4, feed_forward=8, layers=1, vocabulary=10)
 

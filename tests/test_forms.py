@@ -7,10 +7,11 @@ from streamlit.testing.v1 import AppTest
 
 from app import forms
 from app.words import plain
-from mixcpt.config import AnyStage, Dpo, Sft, Stage, follow, override
 from mixcpt.drafts import default_stage
 from mixcpt.errors import BadConfig
 from mixcpt.presets import value_at
+from mixcpt.settings import override
+from mixcpt.stages import AnyStage, Dpo, Sft, Stage, follow
 
 STAGES: dict[type[AnyStage], AnyStage] = {
     Stage: default_stage(),
@@ -50,8 +51,8 @@ def page() -> None:
     import streamlit as st
 
     from app import forms
-    from mixcpt.config import follow
     from mixcpt.drafts import default_stage
+    from mixcpt.stages import follow
 
     st.session_state.setdefault("told", {})
     level, kind = st.session_state.get("level", "all"), st.session_state.get("kind", "cpt")
@@ -130,8 +131,9 @@ def test_a_text_that_may_be_none_is_emptied_and_chosen() -> None:
     script = """
 import streamlit as st
 from app import forms
-from mixcpt.config import follow, override
 from mixcpt.drafts import default_stage
+from mixcpt.settings import override
+from mixcpt.stages import follow
 stage = override(follow(default_stage(), "sft"), {"samples.selection": "mine"})
 told = st.session_state.setdefault("told", {})
 choices = {"samples.selection": ["mine", "my_other-one"]} if st.session_state.get("choose") else {}

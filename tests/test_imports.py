@@ -11,7 +11,8 @@ import mixcpt
 
 LIBRARY = Path(mixcpt.__file__).parent
 LIGHT = [
-    *("errors", "config", "workspace", "tokens", "sources", "records", "corpus", "cleaning", "builtin", "atlas"),
+    *("errors", "settings", "config", "optimisation", "stages"),
+    *("workspace", "tokens", "sources", "records", "corpus", "cleaning", "builtin", "atlas"),
     *("unify", "mixture", "packing", "runs", "jobs", "supervisor", "worker", "compare", "statistics", "estimate"),
     *("evaluation", "modelstore", "modelfiles", "recipes", "cli", "cli_do", "cli_show", "studio", "machine"),
     *("palette", "drafts", "presets", "preflight", "launching", "guesses", "overview", "queue", "metrics", "progress"),

@@ -7,13 +7,14 @@ import pytest
 from made import made_run, stage_of
 
 from mixcpt import guesses, launching
-from mixcpt.config import follow, to_yaml
 from mixcpt.drafts import AlignDraft, Draft, Drafts, Guess
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.jobs import Jobs
 from mixcpt.launching import check_model, launch_draft, prepare, recipe_of, successor
 from mixcpt.recipe import load_recipe
 from mixcpt.runs import Run, Runs
+from mixcpt.settings import to_yaml
+from mixcpt.stages import follow
 from mixcpt.workspace import Workspace
 
 

@@ -12,10 +12,11 @@ import psutil
 import pytest
 
 from mixcpt import machine
-from mixcpt.config import ModelConfig, Stage
+from mixcpt.config import ModelConfig
 from mixcpt.drafts import default_stage
 from mixcpt.errors import Unavailable
 from mixcpt.machine import Gpu, Machine, Timings
+from mixcpt.stages import Stage
 from mixcpt.workspace import Workspace
 
 TIMINGS = Timings(fp32=200.0, bf16=900.0, cpu="Some CPU", threads=2, torch="2.13.0")
@@ -212,7 +213,7 @@ def test_an_estimate_needs_no_torch_once_the_machine_is_known(workspace: Workspa
     script = (
         "import sys\n"
         "from mixcpt import outlook, recipes\n"
-        "from mixcpt.config import Stage\n"
+        "from mixcpt.stages import Stage\n"
         "from mixcpt.recipe import Recipe\n"
         "from mixcpt.workspace import Workspace\n"
         "stage = Stage.model_validate_json(sys.argv[1])\n"

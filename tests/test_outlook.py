@@ -10,8 +10,8 @@ from made import made_chain, made_child
 from tiny import recipe
 
 from mixcpt import doctor, outlook
-from mixcpt.config import override
 from mixcpt.errors import NotFound, TooLittle
+from mixcpt.settings import override
 from mixcpt.workspace import Workspace
 
 

@@ -11,7 +11,6 @@ from made import made_chain, made_child, made_run, open_page, stage_of, texts
 from streamlit.testing.v1 import AppTest
 
 from mixcpt import guesses, recorded
-from mixcpt.config import Dpo, follow
 from mixcpt.drafts import AlignDraft, Drafts, default_stage
 from mixcpt.jobs import Jobs
 from mixcpt.presets import value_at
@@ -20,6 +19,7 @@ from mixcpt.runs import Runs
 from mixcpt.scores import ScoredSample
 from mixcpt.selection import Rule, Selection
 from mixcpt.settings import to_yaml
+from mixcpt.stages import Dpo, follow
 from mixcpt.workspace import Workspace
 
 

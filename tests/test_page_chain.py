@@ -7,9 +7,9 @@ from made import made_chain, made_child, made_run, open_page, texts
 from streamlit.testing.v1 import AppTest
 
 from app.words import plain
-from mixcpt.config import Dpo
 from mixcpt.drafts import AlignDraft, Drafts
 from mixcpt.runs import Runs
+from mixcpt.stages import Dpo
 from mixcpt.workspace import Workspace
 
 NASTY = "<script>alert(1)</script> **x** $y$ :red[z]"

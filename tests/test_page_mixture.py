@@ -11,12 +11,13 @@ from streamlit.testing.v1 import AppTest
 
 from app import mixture_view
 from mixcpt import mixture
-from mixcpt.config import SourceShare, override
+from mixcpt.config import SourceShare
 from mixcpt.corpus import ingest_records, remove
 from mixcpt.drafts import Draft, Drafts, default_stage
 from mixcpt.jobs import Jobs
 from mixcpt.presets import value_at
 from mixcpt.records import Record
+from mixcpt.settings import override
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from mixcpt.config import Sft, Stage, validate
 from mixcpt.planned import PlannedRun, planned
 from mixcpt.recipe import Recipe
+from mixcpt.settings import validate
+from mixcpt.stages import Sft, Stage
 
 EASY, RANDOM = "sft.samples.rule.strategy", {"sft.samples.rule.strategy": "random"}
 

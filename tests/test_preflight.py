@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from made import made_job, stage_of
 
-from mixcpt.config import SourceShare, Stage, override
+from mixcpt.config import SourceShare
 from mixcpt.machine import Machine, Timings
 from mixcpt.outlook import outlook
 from mixcpt.preflight import Finding, preflight
+from mixcpt.settings import override
+from mixcpt.stages import Stage
 from mixcpt.workspace import Workspace
 
 

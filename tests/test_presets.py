@@ -7,10 +7,11 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from app.forms import fields
-from mixcpt.config import Dpo, Sft, Stage, override
 from mixcpt.drafts import default_stage
 from mixcpt.presets import ADAPTERS, BUDGETS, OBJECTIVES, OPTIONS, Preset, changed, fitting, value_at
 from mixcpt.recipe import load_recipe
+from mixcpt.settings import override
+from mixcpt.stages import Dpo, Sft, Stage
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 

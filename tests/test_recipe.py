@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from mixcpt.config import Dpo, MixtureConfig, Sft, SourceShare, Stage, to_yaml, validate
+from mixcpt.config import MixtureConfig, SourceShare
 from mixcpt.errors import BadConfig, BadFile
 from mixcpt.planned import planned
 from mixcpt.recipe import Recipe, changed, load_recipe, uploaded
 from mixcpt.samples import kind_of, needs_scores
 from mixcpt.scores import SCORES
-from mixcpt.settings import load_yaml
+from mixcpt.settings import load_yaml, to_yaml, validate
+from mixcpt.stages import Dpo, Sft, Stage
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 DOCUMENT = Path(__file__).parents[1] / "docs" / "cli.md"

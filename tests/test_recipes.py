@@ -10,13 +10,13 @@ from in_process import InProcess, write_prose
 from tiny import do, recipe
 
 from mixcpt import guesses, recipes
-from mixcpt.config import override
 from mixcpt.corpus import corpus_names
 from mixcpt.drafts import Guess
 from mixcpt.errors import BadConfig, BadFile, BadInput, MixcptError, TooLittle
 from mixcpt.jobs import Jobs
 from mixcpt.recipe import CorpusSpec, changed
 from mixcpt.runs import Run, Runs
+from mixcpt.settings import override
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace, read_json
 

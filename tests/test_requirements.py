@@ -9,9 +9,10 @@ import pytest
 from chosen import instructions, pairs, select
 from tiny import recipe
 
-from mixcpt.config import AnyStage, Sft, follow, override
 from mixcpt.errors import BadInput, NoTemplate, NotFound
 from mixcpt.requirements import require_parts, selection_facts, source_kind
+from mixcpt.settings import override
+from mixcpt.stages import AnyStage, Sft, follow
 from mixcpt.templates import NAMED
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace

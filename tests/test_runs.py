@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mixcpt.config import AnyStage, Dpo, MixtureConfig, Sft, SourceShare, Stage, follow, override
+from mixcpt.config import MixtureConfig, SourceShare
 from mixcpt.errors import BadFile, BadInput, NotFound
 from mixcpt.jobs import Jobs
 from mixcpt.runs import Labels, Run, Runs
+from mixcpt.settings import override
+from mixcpt.stages import AnyStage, Dpo, Sft, Stage, follow
 from mixcpt.workspace import Workspace
 
 STAGE = Stage(mixture=MixtureConfig(sources=[SourceShare(source="builtin/atlas", share=1)]))

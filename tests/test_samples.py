@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from mixcpt import samples
-from mixcpt.config import Dpo, Sft, validate
 from mixcpt.corpus import ingest_records
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.packing import IGNORED
@@ -15,6 +14,8 @@ from mixcpt.records import Message, Record
 from mixcpt.runs import Runs
 from mixcpt.scores import SCORES, ScoredSample, Sums, answer_scores
 from mixcpt.selection import Rule, Selection
+from mixcpt.settings import validate
+from mixcpt.stages import Dpo, Sft
 from mixcpt.templates import choose_template
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace

@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from mixcpt import models, score_jobs, scoring
-from mixcpt.config import AdapterConfig, ModelConfig, Stage, validate
+from mixcpt.config import AdapterConfig, ModelConfig
 from mixcpt.corpus import ingest_records
 from mixcpt.errors import BadInput, Diverged, Interrupted, NotFound
 from mixcpt.lssd import Head
@@ -26,6 +26,8 @@ from mixcpt.runs import Run, Runs
 from mixcpt.score_jobs import ScoreOrder
 from mixcpt.scores import Cache, ScoredSample, ScoreTable, list_tables, softplus
 from mixcpt.scoring import batches, losses_of, per_token, score
+from mixcpt.settings import validate
+from mixcpt.stages import Stage
 from mixcpt.templates import NAMED, choose_template
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace

@@ -8,11 +8,11 @@ from chosen import instructions, pairs, select
 from made import made_chain, made_child
 from tiny import recipe
 
-from mixcpt.config import Sft, follow
 from mixcpt.corpus import Corpus
 from mixcpt.errors import NotFound
 from mixcpt.estimate import SampleSizes
 from mixcpt.sizes import TEMPLATE_TOKENS, pinned_sizes, sample_sizes
+from mixcpt.stages import Sft, follow
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
 

@@ -10,10 +10,11 @@ from in_process import InProcess
 from tiny import recipe
 
 from mixcpt import recipes, submission
-from mixcpt.config import Dpo, follow, override
 from mixcpt.errors import BadInput, MixcptError
 from mixcpt.jobs import Job, Jobs
 from mixcpt.runs import Run, Runs
+from mixcpt.settings import override
+from mixcpt.stages import Dpo, follow
 from mixcpt.supervisor import Supervisor
 from mixcpt.workspace import Workspace
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from test_training import interrupted_run, new_run, quiet, stage
 
-from mixcpt.config import override
 from mixcpt.errors import BadInput, Interrupted, Unavailable
 from mixcpt.machine import Machine
 from mixcpt.mixture import Mixture
 from mixcpt.runs import Run
+from mixcpt.settings import override
 from mixcpt.trainer import is_whole, mark_complete, peak_memory
 from mixcpt.training import train
 from mixcpt.workspace import Workspace, read_json, write_json

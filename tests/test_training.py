@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from mixcpt import models
-from mixcpt.config import Stage, override, validate
 from mixcpt.errors import Diverged, Interrupted
 from mixcpt.mixture import realise
 from mixcpt.runs import Run, Runs
+from mixcpt.settings import override, validate
+from mixcpt.stages import Stage
 from mixcpt.tokens import TextTokenizer
 from mixcpt.training import collate, train
 from mixcpt.workspace import Workspace

@@ -9,12 +9,13 @@ from in_process import InProcess
 from tiny import do, recipe
 
 from mixcpt import machine, recipes, tuning
-from mixcpt.config import Stage, override
 from mixcpt.corpus import ingest_records
 from mixcpt.errors import BadConfig
 from mixcpt.recipe import Recipe
 from mixcpt.records import Record
 from mixcpt.runs import Runs
+from mixcpt.settings import override
+from mixcpt.stages import Stage
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace, read_json
 

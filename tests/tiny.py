@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from mixcpt import recipes
-from mixcpt.config import validate
 from mixcpt.recipe import Recipe
+from mixcpt.settings import validate
 from mixcpt.workspace import Workspace
 
 
