@@ -19,7 +19,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import AutoTokenizer, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_config import SFTConfig
@@ -34,7 +34,7 @@ from mixcpt.scoring import adapter_fingerprint, score_as_asked
 from mixcpt.selection import Selection
 from mixcpt.stages import Dpo, Sft
 from mixcpt.templates import ChatTemplate
-from mixcpt.trainer import Check, Progress, Recorder, Watched, begin, options, results_of, resume_point
+from mixcpt.trainer import Check, Loaded, Progress, Recorder, Watched, begin, carry_through, load, options, results_of
 from mixcpt.workspace import Workspace, building, write_atomic
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ REFERENCE = "ref"
 """The name that TRL gives to the frozen copy of the adapter."""
 
 
-class SftTrainer(Watched, SFTTrainer):
-    """TRL's SFTTrainer on ids and labels of our own. The loss of a step is the mean over all its learned tokens."""
+class Aligned(Watched):
+    """What both trainers share: the loss of each part of a step is looked at and kept until the step has ended."""
 
     def __init__(self, **arguments: Any):
         super().__init__(**arguments)
-        self.loss: float = 0.0
+        self.losses: list[tuple[float, int]] = []  # (loss, rows) of each part
 
     def compute_loss(
         self,
@@ -58,53 +58,41 @@ class SftTrainer(Watched, SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
-        value = (loss[0] if return_outputs else loss).item()
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        value = (loss[0] if isinstance(loss, tuple) else loss).item()
         self.require_finite("loss", value)
-        self.loss += value  # every part is divided by the tokens of the whole step already
+        self.losses.append((value, len(inputs["input_ids"])))
         return loss
-
-    def step_figures(self) -> dict[str, float]:
-        """loss: nats per learned token."""
-        loss, self.loss = self.loss, 0.0
-        self._metrics["train"].clear()
-        return {"loss": loss}
 
     def create_model_card(self, *arguments: Any, **more: Any) -> None:
         """Nothing: a card is made when a run is exported."""
 
 
-class DpoTrainer(Watched, DPOTrainer):
-    """TRL's DPOTrainer on ids of our own."""
+class SftTrainer(Aligned, SFTTrainer):
+    """TRL's SFTTrainer on ids and labels of our own. The loss of a step is the mean over all its learned tokens."""
 
-    def __init__(self, **arguments: Any):
-        super().__init__(**arguments)
-        self.losses: list[tuple[float, int]] = []
+    def step_figures(self) -> dict[str, float]:
+        """loss: nats per learned token."""
+        loss = sum(part for part, _ in self.losses)  # each is divided by the tokens of the whole step already
+        self.losses.clear()
+        self._metrics["train"].clear()
+        return {"loss": loss}
+
+
+class DpoTrainer(Aligned, DPOTrainer):
+    """TRL's DPOTrainer on ids of our own."""
 
     def _prepare_dataset(self, dataset: Dataset, *arguments: Any, **more: Any) -> Dataset:
         """As it is: it holds prompt_ids, chosen_ids and rejected_ids already."""
         return dataset
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor | Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
-        value = (loss[0] if return_outputs else loss).item()
-        self.require_finite("loss", value)
-        self.losses.append((value, len(inputs["input_ids"]) // 2))
-        return loss
-
     def step_figures(self) -> dict[str, float]:
         """loss: of DPO, log 2 where nothing is preferred yet. Rewards in nats times beta, over the step's pairs: margin
         is that of chosen over rejected; accuracy is the share of pairs where it is above 0."""
-        pairs = sum(count for _, count in self.losses)
+        rows = sum(count for _, count in self.losses)  # two a pair
 
         def mean(values: list[float]) -> float:
-            return sum(value * count for value, (_, count) in zip(values, self.losses, strict=True)) / max(pairs, 1)
+            return sum(value * count for value, (_, count) in zip(values, self.losses, strict=True)) / max(rows, 1)
 
         seen = self._metrics["train"]
         figures = {
@@ -117,9 +105,6 @@ class DpoTrainer(Watched, DPOTrainer):
         self.losses.clear()
         seen.clear()
         return figures
-
-    def create_model_card(self, *arguments: Any, **more: Any) -> None:
-        """Nothing: a card is made when a run is exported."""
 
 
 def align(
@@ -156,32 +141,15 @@ def align(
         "parent": adapter_fingerprint(origin) if origin else "",
     }
     device, precision = begin(workspace, run, folder, pinned, {"tokens": tokens[-1], "steps": len(tokens) - 1})
-    progress(None, f"loading {stage.model.name} ({precision} on {device})")
-    base = models.load_base(folder, device, precision)
-    frozen = models.frozen_digest(base)
-    if origin:
-        model = models.load_adapter(base, origin, trainable=True)
-    else:
-        model = models.attach_adapter(base, stage.adapter, stage.training.seed)
-    head = models.output_head(base)
-    models.verify_head(base, head)
-    trainable, total = models.parameter_counts(model)
-    say(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
+    loaded = load(run, folder, device, precision, progress, say, origin)
 
-    recorder = Recorder(run, tokens, measures, head, progress, check)
-    trainer = _trainer(run, stage, model, folder, learned, (recorder, *callbacks), device, precision)
-    recorder.trainer = trainer
-    trainer.remove_callback(PrinterCallback)
-    reference = _reference_weights(model)
-    trainer.train(resume_from_checkpoint=resume_point(run, say))
-    if recorder.interrupted is not None:
-        raise recorder.interrupted
-    if models.frozen_digest(base) != frozen:
-        raise RuntimeError("the frozen base weights changed during training; this is a bug, please report it")
-    _require_fixed(model, reference)
-    _save(run, model, template)
-    results = results_of(run, tokens[-1])
-    results |= {"trainable_parameters": trainable, "total_parameters": total, "device": device, "precision": precision}
+    recorder = Recorder(run, tokens, measures, loaded.head, progress, check)
+    trainer = _trainer(run, stage, loaded, folder, learned, (recorder, *callbacks))
+    reference = _reference_weights(loaded.model)
+    carry_through(trainer, recorder, loaded, say)
+    _require_fixed(loaded.model, reference)
+    _save(run, loaded.model, template)
+    results = results_of(run, tokens[-1], loaded)
     run.write_results("training", results)
     return results
 
@@ -223,17 +191,15 @@ def _scored(workspace: Workspace, run: Run, stage: Sft, progress: Progress, chec
 def _trainer(
     run: Run,
     stage: Sft,
-    model: PeftModel,
+    loaded: Loaded,
     folder: Path,
     learned: list[Sample],
     callbacks: tuple[TrainerCallback, ...],
-    device: str,
-    precision: str,
 ) -> SftTrainer | DpoTrainer:
     """The trainer over the samples in their order. TRL rounds the adapter of a 4-bit model to 16 bits, in which small
     steps vanish, so its weights are put back as they were."""
-    config = stage.training
-    common = options(config, run.folder / "checkpoints", device, precision) | {
+    config, model = stage.training, loaded.model
+    common = options(config, run.folder / "checkpoints", loaded.device, loaded.precision) | {
         "per_device_train_batch_size": config.samples_at_once,
         "gradient_accumulation_steps": config.accumulation,
         "max_length": None,  # what is too long was left out

@@ -2,7 +2,8 @@
 
 `Watched` is mixed into transformers' Trainer or one of TRL's; `Recorder` writes the metrics, takes the measures when
 they are due, and listens for a request to stop. A stopped run goes on exactly where it was: `begin` pins what it began
-with, `resume_point` finds its last whole checkpoint.
+with, `resume_point` finds its last whole checkpoint. `load` and `carry_through` are the same in every stage: the base
+with its one adapter, trained until it is done or asked to stop, and the base proved untouched.
 """
 
 import math
@@ -10,12 +11,22 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from mixcpt import models
 from mixcpt.config import ModelConfig
@@ -214,6 +225,68 @@ def _started_of_parent(workspace: Workspace, run: Run) -> dict[str, str]:
     return started
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """What a run trains: the frozen base and the one adapter on it.
+
+    model: base with adapter. head: of the base, verified. digest: of the base's weights. trainable, total: numbers in
+    the adapter, and in the model.
+    """
+
+    base: PreTrainedModel
+    model: PeftModel
+    head: Head
+    digest: str
+    trainable: int
+    total: int
+    device: str
+    precision: str
+
+
+def load(
+    run: Run,
+    folder: Path,
+    device: str,
+    precision: str,
+    progress: Progress,
+    say: Callable[[str], None],
+    adapter: Path | None = None,
+) -> Loaded:
+    """The model in `folder` with `adapter`, or without one with a fresh one, by the run's settings and seed.
+
+    Raises:
+        BadFile: model or adapter cannot be used. Unavailable: the head of this family is not known here.
+    """
+    stage = run.config
+    progress(None, f"loading {stage.model.name} ({precision} on {device})")
+    base = models.load_base(folder, device, precision)
+    digest = models.frozen_digest(base)
+    if adapter:
+        model = models.load_adapter(base, adapter, trainable=True)
+    else:
+        model = models.attach_adapter(base, stage.adapter, stage.training.seed)
+    head = models.output_head(base)
+    models.verify_head(base, head)
+    trainable, total = models.parameter_counts(model)
+    say(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
+    return Loaded(base, model, head, digest, trainable, total, device, precision)
+
+
+def carry_through(trainer: Watched, recorder: Recorder, loaded: Loaded, say: Callable[[str], None]) -> None:
+    """Train from the start or the last whole checkpoint to the end, and see that the base is what it was.
+
+    Raises:
+        Interrupted: asked to stop; a checkpoint was written first. Diverged: loss or gradient is no number any more.
+    """
+    recorder.trainer = trainer
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=resume_point(recorder.run, say))
+    if recorder.interrupted is not None:
+        raise recorder.interrupted
+    if models.frozen_digest(loaded.base) != loaded.digest:
+        raise RuntimeError("the frozen base weights changed during training; this is a bug, please report it")
+
+
 def resume_point(run: Run, say: Callable[[str], None]) -> str | None:
     """The newest whole checkpoint; torn ones and metrics beyond it are set aside."""
     whole = [checkpoint for checkpoint in run.checkpoints() if is_whole(checkpoint)]
@@ -230,7 +303,7 @@ def resume_point(run: Run, say: Callable[[str], None]) -> str | None:
     return str(whole[-1])
 
 
-def results_of(run: Run, tokens: int) -> dict[str, Any]:
+def results_of(run: Run, tokens: int, loaded: Loaded) -> dict[str, Any]:
     """Times are summed from the records, so they are those of the whole run, however often it was resumed."""
     losses, curve = run.losses(), run.curve()
     training_seconds = sum(record["seconds"] for record in losses)
@@ -245,4 +318,8 @@ def results_of(run: Run, tokens: int) -> dict[str, Any]:
         "peak_memory_bytes": max(record["memory_bytes"] for record in losses),
         "base": curve[0]["measure"],
         "final": curve[-1]["measure"],
+        "trainable_parameters": loaded.trainable,
+        "total_parameters": loaded.total,
+        "device": loaded.device,
+        "precision": loaded.precision,
     }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from mixcpt import models
 from mixcpt.lssd import Head, Objective, chunked_loss
@@ -26,7 +26,7 @@ from mixcpt.runs import Run, Runs
 from mixcpt.stages import Stage
 from mixcpt.teacher import check_isolation, final_hidden, teacher_mode
 from mixcpt.tokens import TextTokenizer
-from mixcpt.trainer import Check, Progress, Recorder, Watched, begin, options, results_of, resume_point
+from mixcpt.trainer import Check, Progress, Recorder, Watched, begin, carry_through, load, options, results_of
 from mixcpt.worker import JobContext
 from mixcpt.workspace import Workspace, building
 
@@ -155,39 +155,25 @@ def train(
     measures = Measures(workspace, tokenizer, config.measures, config.mixture)
     check()
     device, precision = begin(workspace, run, folder, {"mixture": mixture.fingerprint()})
-    progress(None, f"loading {config.model.name} ({precision} on {device})")
-    base = models.load_base(folder, device, precision)
-    frozen = models.frozen_digest(base)
-    model = models.attach_adapter(base, config.adapter, config.training.seed)
-    head = models.output_head(base)
-    models.verify_head(base, head)
-    check_isolation(model, tokenizer.vocabulary)
-    trainable, total = models.parameter_counts(model)
-    say(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
+    loaded = load(run, folder, device, precision, progress, say)
+    check_isolation(loaded.model, tokenizer.vocabulary)
 
     tokens = tokens_by_step(mixture, config.training.rows_per_step)
-    recorder = Recorder(run, tokens, measures, head, progress, check)
+    recorder = Recorder(run, tokens, measures, loaded.head, progress, check)
     trainer = MixTrainer(
-        model=model,
+        model=loaded.model,
         args=arguments(config.training, run.folder / "checkpoints", device, precision),
         train_dataset=Rows(mixture),
         data_collator=lambda rows: collate(rows, tokenizer.eos_id),
         callbacks=[recorder, *callbacks],
-        head=head,
+        head=loaded.head,
         objective=objective_of(config.objective),
         chunk=config.training.loss_chunk,
     )
-    recorder.trainer = trainer
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=resume_point(run, say))
-    if recorder.interrupted is not None:
-        raise recorder.interrupted
-    if models.frozen_digest(base) != frozen:
-        raise RuntimeError("the frozen base weights changed during training; this is a bug, please report it")
+    carry_through(trainer, recorder, loaded, say)
     with building(run.adapter) as unfinished:
-        model.save_pretrained(str(unfinished), safe_serialization=True)
-    results = results_of(run, mixture.tokens) | {"mixture": mixture.summary()}
-    results |= {"trainable_parameters": trainable, "total_parameters": total, "device": device, "precision": precision}
+        loaded.model.save_pretrained(str(unfinished), safe_serialization=True)
+    results = results_of(run, mixture.tokens, loaded) | {"mixture": mixture.summary()}
     run.write_results("training", results)
     return results
 
