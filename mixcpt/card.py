@@ -222,8 +222,7 @@ class _Card:
 
     def _loading(self) -> Iterator[str]:
         yield "## How to load it"
-        base = self.base.name if self.base.on_hub else f"path/to/{self.base.name}"
-        yield _code(snippets.load_merged() if self.merged else snippets.load_adapter(base))
+        yield _code(snippets.load_merged() if self.merged else snippets.load_adapter(self.base.to_load))
         folder = find_folder(self.workspace, self.config.model.name)
         if trained := template_of(self.run.adapter) or (folder and template_of(folder)):
             whose = "with which it was trained" if trained == template_of(self.run.adapter) else "of its base"

@@ -91,7 +91,7 @@ def make(
         with building(run.folder / "exports" / to) as folder:
             if to == "tasks":
                 folder.rmdir()  # it wants to make its folder itself
-                export_tasks(run, folder)
+                export_tasks(workspace, run, folder)
             else:
                 _write(workspace, run, to, folder, progress, stop)
             write_json(folder / MARK, mark | {"created": now()})

@@ -26,6 +26,7 @@ from mixcpt.modelfiles import model_config, model_fingerprint
 from mixcpt.modelstore import BUILTIN_MODELS, find_folder
 from mixcpt.runs import Run
 from mixcpt.stamps import Kept, stamp
+from mixcpt.tasks import readme
 from mixcpt.templates import template_of
 from mixcpt.workspace import Workspace, building, locked, read_json
 
@@ -178,7 +179,8 @@ def made_of(workspace: Workspace, run: Run, to: str) -> str:
     """A hash of all that an export is made of."""
     if to == "tasks":
         asked = sorted((run.folder / "tasks").glob("*.json*"))
-        return _hash([*(f"{path.name} {path.read_text(encoding='utf-8')}" for path in asked), __version__])
+        texts = [f"{path.name} {path.read_text(encoding='utf-8')}" for path in asked]
+        return _hash([*texts, readme(workspace, run), __version__])
     folder, weights = base_folder(workspace, run), run.adapter / "adapter_model.safetensors"
     parts = [
         model_card(workspace, run, to),

@@ -48,6 +48,11 @@ class Origin:
         """Its page on the hub; empty where it has none that is known."""
         return f"https://huggingface.co/{self.name}" if self.on_hub else ""
 
+    @property
+    def to_load(self) -> str:
+        """What stands where a program elsewhere is told to load it: its hub id, or a path for the reader to fill in."""
+        return self.name if self.on_hub else f"path/to/{self.name}"
+
 
 def origin(workspace: Workspace, name: str) -> Origin:
     """What is known of the model called `name` in a configuration: built in, a local folder, or a hub id."""

@@ -16,6 +16,7 @@ import yaml
 from mixcpt import matching
 from mixcpt.errors import BadInput
 from mixcpt.modelstore import find_folder
+from mixcpt.origins import origin
 from mixcpt.questions import Question, is_open
 from mixcpt.runs import Run
 from mixcpt.workspace import Workspace, building, write_atomic
@@ -35,11 +36,16 @@ _README = """# Questions as lm-eval tasks
 
 Ask them with lm-eval, here with the adapter that `mixcpt export RUN --to adapter my-adapter` wrote:
 
-    lm_eval --model hf --model_args pretrained={model},peft=my-adapter,dtype={dtype} \\
+    lm_eval --model hf --model_args {arguments} \\
         --include_path . --tasks {tasks} --batch_size {batch}
-
+{weights}
 Nothing here names a path: the folder may be moved. `matching.py` is run by lm-eval: it reads the questions and compares
 open answers.
+"""
+
+_OTHER_WEIGHTS = """
+The run was trained and asked on weights that came from {base.package}, which keeps them in about 4 bits
+({base.quantised}): on those of the hub, expect numbers that differ a little.
 """
 
 
@@ -82,7 +88,7 @@ def _mean(metric: str) -> dict[str, Any]:
     return {"metric": metric, "aggregation": "mean", "higher_is_better": True}
 
 
-def export_tasks(run: Run, folder: Path) -> Path:
+def export_tasks(workspace: Workspace, run: Run, folder: Path) -> Path:
     """Copy what a run was asked into a new folder that the plain `lm_eval` command takes anywhere.
 
     Raises:
@@ -90,25 +96,40 @@ def export_tasks(run: Run, folder: Path) -> Path:
     """
     if folder.exists():
         raise BadInput(f"{folder} is there already: name a folder that does not exist yet.")
-    kept = run.folder / "tasks"
-    files = sorted(kept.glob("*.jsonl"))
-    if not files:
-        raise BadInput(f"Run {run.id} was asked no questions yet: ask some with `mixcpt evaluate {run.id}`.")
-    sets = {file.stem: [json.loads(line) for line in file.read_text("utf-8").split("\n") if line] for file in files}
-    asked = _asked(run).get(next(iter(sets)), {})
+    sets, samples = _sets(run), run.folder / "tasks" / SAMPLES
     with building(folder) as unfinished:
         write_tasks(sets, unfinished)
-        if (kept / SAMPLES).exists():
-            write_atomic(unfinished / SAMPLES, (kept / SAMPLES).read_text("utf-8"))
-        text = _README.format(
-            sets="\n".join(f"- `{PREFIX}{task}`: {len(questions)} questions" for task, questions in sets.items()),
-            tasks=",".join(PREFIX + task for task in sets),
-            model=run.config.model.name,
-            dtype=_DTYPES[asked.get("precision", "fp32")],
-            batch=asked.get("batch_size", 1),
-        )
-        write_atomic(unfinished / "README.md", text)
+        if samples.exists():
+            write_atomic(unfinished / SAMPLES, samples.read_text("utf-8"))
+        write_atomic(unfinished / "README.md", readme(workspace, run))
     return folder
+
+
+def readme(workspace: Workspace, run: Run) -> str:
+    """What lies beside exported tasks: the sets, and how to ask them elsewhere, where the base goes by its own name.
+
+    Raises:
+        BadInput: the run was asked nothing of ours yet.
+    """
+    sets, base = _sets(run), origin(workspace, run.config.model.name)
+    asked = _asked(run).get(next(iter(sets)), {})
+    dtype = _DTYPES[asked.get("precision", "fp32")]
+    arguments = json.dumps({"pretrained": base.to_load, "peft": "my-adapter", "dtype": dtype})
+    return _README.format(
+        sets="\n".join(f"- `{PREFIX}{task}`: {len(questions)} questions" for task, questions in sets.items()),
+        tasks=",".join(PREFIX + task for task in sets),
+        arguments=shlex.quote(arguments),  # JSON, for a folder's name may hold , and =
+        batch=asked.get("batch_size", 1),
+        weights=_OTHER_WEIGHTS.format(base=base) if base.quantised else "",
+    )
+
+
+def _sets(run: Run) -> dict[str, list[Question]]:
+    """What a run was asked, by set. Raises BadInput when that is nothing."""
+    files = sorted((run.folder / "tasks").glob("*.jsonl"))
+    if not files:
+        raise BadInput(f"Run {run.id} was asked no questions yet: ask some with `mixcpt evaluate {run.id}`.")
+    return {file.stem: [json.loads(line) for line in file.read_text("utf-8").split("\n") if line] for file in files}
 
 
 def _asked(run: Run) -> dict[str, dict[str, Any]]:

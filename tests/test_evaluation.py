@@ -227,10 +227,10 @@ def test_the_plain_lm_eval_command_gives_the_same_numbers(
 
 
 def test_exported_tasks_give_the_same_numbers_after_the_run_is_gone(
-    run: Run, tiny_model_folder: Path, tmp_path: Path
+    run: Run, home: Workspace, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     """In fp32, at another batch size, from a folder that was moved."""
-    folder = export_tasks(run, tmp_path / "first")
+    folder = export_tasks(home, run, tmp_path / "first")
     shutil.copytree(run.adapter, tmp_path / "adapter")
     shutil.move(folder, tmp_path / "moved")
     arguments = f"pretrained={tiny_model_folder},peft={tmp_path / 'adapter'},dtype=float32"

