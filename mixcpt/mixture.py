@@ -183,7 +183,7 @@ class Mixture:
         return len(self._packed)
 
     def __getitem__(self, index: int) -> Row:
-        return build_row([(number, self._ids(number)) for number in self._packed[index]])
+        return build_row([(number, self.segment_ids(number)) for number in self._packed[index]])
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
@@ -192,7 +192,8 @@ class Mixture:
         source, document, start, length, epoch = (int(value) for value in self.segments[number])
         return Segment(source, document, start, length, epoch)
 
-    def _ids(self, number: int) -> np.ndarray:
+    def segment_ids(self, number: int) -> np.ndarray:
+        """The token ids of one segment, its BOS included."""
         segment = self.segment(number)
         document = self.tables[self.sources[segment.source]][segment.document]
         end = segment.start + segment.length - len(self.opening)

@@ -109,6 +109,13 @@ class TrainingConfig(OptimiserConfig):
         ge=1,
         help="Tokens whose logits are held at once while the loss is computed.",
     )
+    teacher_cache: bool = setting(
+        True,
+        label="Teacher cache",
+        help="Keeps on disk what the frozen original says of each piece of text, so that it is asked once: later "
+        "epochs, other shares and other seeds then cost no teacher pass. How much of the disk it may take is set on "
+        "the Home page, or by `mixcpt cache limit`.",
+    )
 
     @model_validator(mode="after")
     def _accumulation(self) -> Self:

@@ -82,3 +82,17 @@ def build_row(segments: Sequence[tuple[int, np.ndarray]]) -> Row:
     labels[positions == 0] = IGNORED
     segment = np.repeat(np.array([index for index, _ in segments], dtype=np.int32), lengths)
     return Row(ids, positions, labels, segment)
+
+
+def pad_rows(rows: Sequence[Row], pad_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, positions and labels of several rows, int64 [rows, longest]. Padding stands last, with positions that
+    restart (so nothing attends to it) and labels that do not count."""
+    longest = max(len(row.ids) for row in rows)
+    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
+    positions = np.zeros_like(ids)
+    labels = np.full_like(ids, IGNORED)
+    for number, row in enumerate(rows):
+        length = len(row.ids)
+        ids[number, :length], labels[number, :length] = row.ids, row.labels
+        positions[number, :length], positions[number, length:] = row.positions, np.arange(longest - length)
+    return ids, positions, labels

@@ -33,6 +33,10 @@ class Stage(Config):
     measures: MeasureConfig = setting(MeasureConfig(), label="Measures", help="What is measured on the way.")
     evaluation: EvaluationConfig = setting(EvaluationConfig(), label="Evaluation", help="What is asked at the end.")
 
+    @property
+    def uses_teacher_cache(self) -> bool:
+        return self.training.teacher_cache and self.objective.needs_teacher
+
     def with_seed(self, seed: int | None) -> "Stage":
         """The same stage under another seed, of both the mixture and the training; None changes nothing."""
         if seed is None:

@@ -5,6 +5,7 @@ measures on the way, and the promise that a stopped run goes on exactly where it
 is already a seeded stream, read once from front to back.
 """
 
+import contextlib
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
@@ -21,10 +22,11 @@ from mixcpt.measures import Measures
 from mixcpt.mixture import Mixture, realise
 from mixcpt.optimisation import ObjectiveConfig, TrainingConfig
 from mixcpt.outlook import estimate_stage
-from mixcpt.packing import IGNORED, Row
+from mixcpt.packing import IGNORED, Row, pad_rows
 from mixcpt.runs import Run, Runs
 from mixcpt.stages import Stage
-from mixcpt.teacher import check_isolation, final_hidden, teacher_mode
+from mixcpt.teacher import check_isolation, final_hidden
+from mixcpt.teaching import Teacher, origin_of, teacher_for
 from mixcpt.tokens import TextTokenizer
 from mixcpt.trainer import Check, Progress, Recorder, Watched, begin, carry_through, load, options, results_of
 from mixcpt.worker import JobContext
@@ -46,20 +48,9 @@ class Rows(Dataset[Row]):
 
 def collate(rows: list[Row], pad_id: int) -> dict[str, Tensor]:
     """Rows to tensors [rows, longest]: input_ids, position_ids, labels and shift_labels (labels moved one to the left).
-
-    Padding stands last, with positions that restart (so nothing attends to it) and labels that do not count. No
-    attention mask: its mere presence would let packed documents see each other.
+    No attention mask: its mere presence would let packed documents see each other.
     """
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), longest), pad_id)
-    positions = torch.zeros_like(ids)
-    labels = torch.full_like(ids, IGNORED)
-    for number, row in enumerate(rows):
-        length = len(row.ids)
-        ids[number, :length] = torch.from_numpy(row.ids)
-        positions[number, :length] = torch.from_numpy(row.positions)
-        positions[number, length:] = torch.arange(longest - length)
-        labels[number, :length] = torch.from_numpy(row.labels)
+    ids, positions, labels = (torch.from_numpy(array) for array in pad_rows(rows, pad_id))
     shifted = torch.full_like(labels, IGNORED)
     shifted[:, :-1] = labels[:, 1:]
     return {"input_ids": ids, "position_ids": positions, "labels": labels, "shift_labels": shifted}
@@ -77,11 +68,12 @@ def objective_of(config: ObjectiveConfig) -> Objective:
 class MixTrainer(Watched):
     """Trainer whose loss is `lssd.chunked_loss` on final hidden states, divided once by the step's counted tokens."""
 
-    def __init__(self, *, head: Head, objective: Objective, chunk: int, **arguments: Any):
+    def __init__(self, *, head: Head, objective: Objective, teacher: Teacher, chunk: int, **arguments: Any):
         super().__init__(**arguments)
         self.model_accepts_loss_kwargs = True  # makes the Trainer count a whole step's tokens and not divide again
         self.head: Head = head
         self.objective: Objective = objective
+        self.teacher: Teacher = teacher
         self.chunk: int = chunk
         self.sums = torch.zeros(4, dtype=torch.float64)  # total, ce, retention, tokens of the step so far
 
@@ -95,8 +87,7 @@ class MixTrainer(Watched):
         ids, positions, labels = inputs["input_ids"], inputs["position_ids"], inputs["shift_labels"]
         teacher = None
         if self.objective.needs_teacher:
-            with teacher_mode(model):
-                teacher = final_hidden(model, ids, positions).flatten(0, 1)
+            teacher = self.teacher.states(model, ids, positions, labels)
         hidden = final_hidden(model, ids, positions).flatten(0, 1)
         sums = chunked_loss(hidden, teacher, labels.flatten(), self.head, self.objective, self.chunk)
         self.require_finite("loss", sums.total.item())
@@ -108,7 +99,9 @@ class MixTrainer(Watched):
         total, ce, retention, counted = self.sums.tolist()
         self.sums.zero_()
         figures = {"loss": total / max(counted, 1), "ce": ce / max(counted, 1)}
-        return figures | ({"retention": retention / max(counted, 1)} if self.objective.needs_teacher else {})
+        if self.objective.needs_teacher:
+            figures["retention"] = retention / max(counted, 1)
+        return figures | self.teacher.figures()
 
 
 def arguments(config: TrainingConfig, folder: Path, device: str, precision: str) -> TrainingArguments:
@@ -158,19 +151,24 @@ def train(
     loaded = load(run, folder, device, precision, progress, say)
     check_isolation(loaded.model, tokenizer.vocabulary)
 
-    tokens = tokens_by_step(mixture, config.training.rows_per_step)
-    recorder = Recorder(run, tokens, measures, loaded.head, progress, check)
-    trainer = MixTrainer(
-        model=loaded.model,
-        args=arguments(config.training, run.folder / "checkpoints", device, precision),
-        train_dataset=Rows(mixture),
-        data_collator=lambda rows: collate(rows, tokenizer.eos_id),
-        callbacks=[recorder, *callbacks],
-        head=loaded.head,
-        objective=objective_of(config.objective),
-        chunk=config.training.loss_chunk,
+    origin = origin_of(config.model.name, models.model_fingerprint(folder), loaded.base, device, precision)
+    recorder = Recorder(
+        run, tokens_by_step(mixture, config.training.rows_per_step), measures, loaded.head, progress, check
     )
-    carry_through(trainer, recorder, loaded, say)
+    width = loaded.head.weight.shape[1]
+    with contextlib.closing(teacher_for(workspace, run, origin, width, mixture, say)) as teacher:
+        trainer = MixTrainer(
+            model=loaded.model,
+            args=arguments(config.training, run.folder / "checkpoints", device, precision),
+            train_dataset=Rows(mixture),
+            data_collator=lambda rows: collate(rows, tokenizer.eos_id),
+            callbacks=[recorder, *callbacks],
+            head=loaded.head,
+            objective=objective_of(config.objective),
+            teacher=teacher,
+            chunk=config.training.loss_chunk,
+        )
+        carry_through(trainer, recorder, loaded, say)
     with building(run.adapter) as unfinished:
         loaded.model.save_pretrained(str(unfinished), safe_serialization=True)
     results = results_of(run, mixture.tokens, loaded) | {"mixture": mixture.summary()}

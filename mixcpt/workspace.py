@@ -134,6 +134,11 @@ class Workspace:
     def runs(self) -> Path:
         return self.root / "runs"
 
+    @property
+    def teacher_cache(self) -> Path:
+        """Made by the first who writes into it."""
+        return self.root / "teacher-cache"
+
     def require_disk(self, needed_bytes: int, what: str) -> None:
         """Raises TooLittle when the workspace's disk has less than `needed_bytes` free."""
         free = shutil.disk_usage(self.root).free

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcpt.packing import IGNORED, build_row, cut, cut_all, pack
+from mixcpt.packing import IGNORED, build_row, cut, cut_all, pack, pad_rows
 
 FEW = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 
@@ -151,3 +151,12 @@ def test_cutting_all_at_once_is_cutting_one_by_one(document_lengths, row_tokens)
     document, start, length = cut_all(np.array(document_lengths, dtype=np.int64), row_tokens)
     expected = [(number, *piece) for number, one in enumerate(document_lengths) for piece in cut(one, row_tokens)]
     assert list(zip(document.tolist(), start.tolist(), length.tolist(), strict=True)) == expected
+
+
+def test_rows_are_padded_at_the_end_to_the_longest():
+    rows = [build_row([(0, np.array([5, 6, 7])), (1, np.array([8, 9]))]), build_row([(2, np.array([3, 4]))])]
+    ids, positions, labels = pad_rows(rows, pad_id=1)
+    assert ids.tolist() == [[5, 6, 7, 8, 9], [3, 4, 1, 1, 1]]
+    assert positions.tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]]
+    assert labels.tolist() == [[IGNORED, 6, 7, IGNORED, 9], [IGNORED, 4, IGNORED, IGNORED, IGNORED]]
+    assert {array.dtype for array in (ids, positions, labels)} == {np.dtype(np.int64)}

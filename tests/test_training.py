@@ -166,7 +166,7 @@ def test_the_first_loss_is_the_definition_on_each_document_alone(
 ) -> None:
     """Step 1, adapter still zero: CE by transformers' own loss, one unpacked document at a time, in float64; LSSD from
     its value at student = teacher, (q_k - q_y) ln(q_k / q_y)."""
-    config = stage(tiny_model_folder, objective__retention_weight=0.5)
+    config = stage(tiny_model_folder, objective__retention_weight=0.5, training__teacher_cache=False)
     run = new_run(small_corpora, config)
     train(small_corpora, run, say=quiet)
     mixture = realise(small_corpora, config.mixture, TextTokenizer.from_folder(tiny_model_folder))
