@@ -10,7 +10,7 @@ from app.panels import MOVING, RUNS
 from app.pins import pin_button
 from app.words import ago, plain, printable, size
 from mixcpt import charts, guesses, score_jobs, submission
-from mixcpt.align_drafts import can_be_continued, usual_for
+from mixcpt.align_drafts import can_be_continued, stage_after, usual_for
 from mixcpt.differences import differences
 from mixcpt.drafts import EXPERIMENT, AnyDraft, Drafts
 from mixcpt.errors import MixcptError
@@ -21,7 +21,7 @@ from mixcpt.runs import Run, Runs
 from mixcpt.settings import to_yaml
 from mixcpt.stages import Sft, Stage
 
-LAUNCH, ALIGN, TALK = "../pages/launch.py", "../pages/align.py", "../pages/talk.py"
+LAUNCH, SELECTION, ALIGN, TALK = (f"../pages/{page}.py" for page in ("launch", "selection", "align", "talk"))
 _DIVERGED = re.compile(r"The (loss|gradient) became ")
 _DOUBLE_CLICK_SECONDS = 3.0
 
@@ -97,23 +97,10 @@ def _actions(now: RunSummary, run: Run) -> None:
             st.button(
                 "Resume", key="runs_resume", icon=":material/play_arrow:", type="primary", on_click=_resume, args=(run,)
             )
-        if score_jobs.has_adapter(run) and st.button(
-            "Talk",
-            key="runs_talk",
-            icon=":material/forum:",
-            help="Ask it something, beside the base and the runs that it continues.",
-        ):
-            st.switch_page(TALK, query_params={"run": run.id})
+        _onward(now, run)
         if now.state != "damaged":
             with st.popover("Rename", icon=":material/edit:", key="runs_rename"):
                 runs_list.rename_form(now)
-            if can_be_continued(state.workspace(), now) and st.button(
-                "Align this run",
-                key="runs_align",
-                icon=":material/model_training:",
-                help="SFT or DPO after it: teaches how to answer, from a few samples.",
-            ):
-                st.switch_page(ALIGN, query_params={"parent": now.id})
             if st.button(
                 "Clone with changes",
                 key="runs_clone",
@@ -131,6 +118,39 @@ def _actions(now: RunSummary, run: Run) -> None:
                 _run_again(run)
         if st.button("Delete", key="runs_delete", icon=":material/delete:", disabled=now.state in MOVING):
             runs_list.confirm_delete([run.id])
+
+
+def _onward(now: RunSummary, run: Run) -> None:
+    """What can be done with the model that it made: ask it, let it choose samples, align it."""
+    has_adapter, continued = score_jobs.has_adapter(run), can_be_continued(state.workspace(), now)
+    if has_adapter and st.button(
+        "Talk",
+        key="runs_talk",
+        icon=":material/forum:",
+        help="Ask it something, beside the base and the runs that it continues.",
+    ):
+        st.switch_page(TALK, query_params={"run": run.id})
+    if now.state == "damaged":
+        return
+    if (
+        has_adapter
+        and continued
+        and st.button(
+            "Choose samples with this model",
+            key="runs_choose",
+            icon=":material/checklist:",
+            help="Scores samples by how easy they are for it: the next stage learns from the few that you choose.",
+        )
+    ):
+        source = stage_after(state.workspace(), run).samples.source
+        st.switch_page(SELECTION, query_params={"under": run.id, "source": source})
+    if continued and st.button(
+        "Align this run",
+        key="runs_align",
+        icon=":material/model_training:",
+        help="SFT or DPO after it: teaches how to answer, from a few samples.",
+    ):
+        st.switch_page(ALIGN, query_params={"parent": now.id})
 
 
 def _tell(problem: MixcptError) -> None:

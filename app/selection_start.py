@@ -53,8 +53,8 @@ def form() -> None:
     workspace = state.workspace()
     runs = score_jobs.scorers(workspace)
     bases = score_jobs.bases(workspace, local_models(workspace))
-    first = not list_tables(workspace)
-    with st.expander("Score samples", expanded=first, icon=":material/speed:", key="selection_start"):
+    wanted = UNDER in st.query_params or not list_tables(workspace)  # sent here to score, or nothing else to see yet
+    with st.expander("Score samples", expanded=wanted, icon=":material/speed:", key="selection_start"):
         if not runs and not bases:
             show.empty(
                 "No model is here yet",

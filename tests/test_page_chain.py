@@ -1,10 +1,13 @@
 """Runs of stage two on every page that shows runs: their chain, their figures, their samples, and what follows."""
 
 import shutil
+from typing import Any
 
 import pytest
 from made import made_chain, made_child, made_run, open_page, texts
 from streamlit.testing.v1 import AppTest
+from test_score_jobs import with_adapter
+from test_selection import TABLE
 
 from app.words import plain
 from mixcpt.drafts import AlignDraft, Drafts
@@ -66,6 +69,31 @@ def test_a_run_is_aligned_by_a_click(studio: Workspace) -> None:
     failed = made_run(studio, state="failed")
     assert "runs_align" not in keys(open_page("runs", run=failed.id))
     assert "runs_align" in keys(open_page("runs", run=cpt.id))
+
+
+@pytest.mark.parametrize("stage, source", [("cpt", "builtin/instructions"), ("sft", "builtin/preferences")])
+def test_samples_are_chosen_with_a_run_by_a_click(studio: Workspace, stage: str, source: str) -> None:
+    TABLE.save(studio)  # else the form would be open anyway
+    chain = dict(zip(("cpt", "sft", "dpo"), map(with_adapter, made_chain(studio)), strict=True))
+    app = open_page("selection")
+    assert app.selectbox(key="selection_under").value == chain["dpo"].id and not form(app).proto.expanded
+    app.query_params["run"] = chain[stage].id
+    app.switch_page("../pages/runs.py").run().button(key="runs_choose").click().run()
+    assert app.title[0].value == "Selection" and form(app).proto.expanded and not app.exception
+    assert app.selectbox(key="selection_under").value == chain[stage].id
+    assert app.selectbox(key="selection_source").value == source
+
+
+def test_samples_are_chosen_only_with_what_can_be_asked_and_continued(studio: Workspace) -> None:
+    _, _, dpo = made_chain(studio)
+    without = made_run(studio, state="running")
+    for run in (with_adapter(dpo), without):
+        assert "runs_choose" not in keys(open_page("runs", run=run.id))
+
+
+def form(app: AppTest) -> Any:
+    (found,) = [one for one in app.expander if one.label == "Score samples"]
+    return found
 
 
 def test_a_clone_goes_to_align_with_its_parent(studio: Workspace) -> None:
