@@ -23,6 +23,18 @@ respect to the student's logits is
 
     ce_weight (p - onehot(y)) + retention_weight T (p_T - q')
 
+MoL (arXiv 2505.12043) holds the model by the other direction, and only where the text is general:
+
+    reverse KL = KL(p_T || q) = sum_v p_T[v] r[v]      with  r[v] = log p_T[v] - log q[v]
+    its gradient: retention_weight T p_T[v] (r[v] - KL(p_T || q))                                      (ours)
+
+Every token may have weights of its own (`TokenWeights`: a, for its cross-entropy, and b, for its retention):
+
+    loss = sum over the counted positions of (a ce_weight CE + b retention_weight T^2 LSSD) / how many are counted
+
+The divisor is their number and not the sum of the weights (ours), so what a source is weighed by does not change the
+pull of the others. MoL is a = 1, b = 0 on the field's tokens and a = 0, b = 1 on the others, with `reverse`.
+
 A worked example, T = 1, vocabulary of three, four positions (the first label is masked):
 
     label y     teacher q             top k   q' after the swap
@@ -32,118 +44,123 @@ A worked example, T = 1, vocabulary of three, four positions (the first label is
     1           (0.4, 0.4, 0.2)       0       (0.4, 0.4, 0.2)    a tie at the top: nothing happens
 
 With the student equal to the teacher, CE = (-ln 0.7 - ln 0.1 - ln 0.4) / 3 = 1.1919 and
-LSSD = (0 + (0.6 - 0.1) ln(0.6 / 0.1) + 0) / 3 = 0.2986 nats per token.
+LSSD = (0 + (0.6 - 0.1) ln(0.6 / 0.1) + 0) / 3 = 0.2986 nats per token; the loss is 1.4905.
+With the third position weighed double, a = b = (-, 1, 2, 1): (-ln 0.7 - 2 ln 0.1 - ln 0.4 + 2 * 0.8959) / 3 = 2.5566.
+MoL with the second position of the field, the last two general, and a student that says (1/3, 1/3, 1/3) everywhere:
+CE = ln 3 on the second; KL(p || q) = -ln 3 - (ln 0.6 + ln 0.3 + ln 0.1) / 3 = 0.2405 on the third and
+-ln 3 - (ln 0.4 + ln 0.4 + ln 0.2) / 3 = 0.0487 on the last, so the loss is (1.0986 + 0.2405 + 0.0487) / 3 = 0.4626.
 
 `plain_loss` is the definition on whole logits, for reading, teaching and testing. `chunked_loss` starts from the final
 hidden states, makes the logits of a few tokens at a time, and takes the gradient in the same pass, so no tensor of
-[tokens, vocabulary] is ever held. It gives up training the head itself: the head's weight gets no gradient.
+[tokens, vocabulary] is ever held. It gives up second derivatives.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from mixcpt.logits import Head as Head
 from mixcpt.packing import IGNORED
+from mixcpt.terms import swap_top_with_label, terms
 
-
-@dataclass(frozen=True)
-class Head:
-    """What turns final hidden states into logits: `scale * (h W^T + bias)`, then soft-capped where the model does so.
-
-    weight: [vocabulary, width]. bias: [vocabulary] or None. softcap: cap * tanh(logits / cap). scale: Granite, Cohere.
-    """
-
-    weight: Tensor
-    bias: Tensor | None = None
-    softcap: float | None = None
-    scale: float = 1.0
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [n, vocabulary] in fp32 of hidden states [n, width]; the product itself runs in the weight's type."""
-        logits = hidden.to(self.weight.dtype) @ self.weight.T
-        if self.bias is not None:
-            logits = logits + self.bias
-        logits = logits.float()
-        if self.scale != 1.0:
-            logits = logits * self.scale
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits
-
-    def backward(self, gradient: Tensor, logits: Tensor) -> Tensor:
-        """Gradient [n, width] (fp32) with respect to the hidden states, given that of the logits (overwritten)."""
-        if self.softcap is not None:
-            gradient *= 1 - (logits / self.softcap) ** 2
-        if self.scale != 1.0:
-            gradient *= self.scale
-        return (gradient.to(self.weight.dtype) @ self.weight).float()
+_BLOCK = 1 << 19
+"""Logits worked on at once on a processor: 2 MB in fp32, so that all that is made of them stays in its cache."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Weights of the loss. `retention_weight` 0 needs no teacher; `swap` False is plain KL to the teacher."""
+    """Weights of the loss. `retention_weight` 0 needs no teacher.
+
+    swap: False is plain KL to the teacher. reverse: KL(p || q) instead of KL(q || p), as MoL has it, without a swap.
+    """
 
     ce_weight: float = 1.0
     retention_weight: float = 1.0
     temperature: float = 1.0
     swap: bool = True
+    reverse: bool = False
 
     @property
     def needs_teacher(self) -> bool:
         return self.retention_weight != 0
 
 
+class TokenWeights(NamedTuple):
+    """Factors on the terms of each token, on top of the objective's own weights: [n] each, finite and not negative."""
+
+    ce: Tensor
+    retention: Tensor
+
+    @classmethod
+    def of(cls, weights: Tensor) -> "TokenWeights":
+        """One weight [n] for all that a token costs."""
+        return cls(weights, weights)
+
+    @classmethod
+    def mol(cls, of_field: Tensor) -> "TokenWeights":
+        """Cross-entropy where `of_field` [n] (bool) holds, retention elsewhere."""
+        return cls(of_field.float(), (~of_field).float())
+
+
 class LossSums(NamedTuple):
     """Sums over the counted positions. `total` carries the gradient; ce and retention are for showing (nats).
 
-    total: ce_weight * ce + retention_weight * T^2 * retention. tokens: how many positions were counted.
+    total: ce_weight * ce + retention_weight * T^2 * retention. ce, retention: every token's weighted by its factor.
+    tokens: how many positions were counted. ce_tokens, retention_tokens: sums of their factors, so that
+    ce / ce_tokens is the mean; both equal `tokens` when no token has weights of its own.
     """
 
     total: Tensor
     ce: Tensor
     retention: Tensor
     tokens: int
+    ce_tokens: float
+    retention_tokens: float
 
 
-def swap_top_with_label(logits: Tensor, labels: Tensor) -> Tensor:
-    """Exchange, in place, the largest logit of each row with that of its label.
-
-    A label that ties at the top exchanges equal values, so nothing happens, as it should.
-
-    Args:
-        logits: [n, vocabulary]. labels: [n], all valid.
-    """
-    index = labels.unsqueeze(1)
-    top, top_index = logits.max(dim=1, keepdim=True)
-    at_label = logits.gather(1, index)
-    return logits.scatter_(1, top_index, at_label).scatter_(1, index, top)
-
-
-def plain_loss(student: Tensor, teacher: Tensor | None, labels: Tensor, objective: Objective) -> LossSums:
-    """The definition on whole logits, with autograd. Slow and large on purpose: for reading and for tests.
+def plain_loss(
+    student: Tensor,
+    teacher: Tensor | None,
+    labels: Tensor,
+    objective: Objective,
+    weights: TokenWeights | None = None,
+) -> LossSums:
+    """The definition on whole logits, with autograd, in fp64. Slow and large on purpose: for reading and for tests.
 
     Args:
         student: [n, vocabulary]. teacher: the same shape, or None when no retention is asked.
         labels: [n], the token each row predicts, -100 where it does not count.
+        weights: [n] each; None counts every token alike.
+
+    Raises:
+        ValueError: retention is asked without a teacher.
     """
-    counted = labels != IGNORED
-    labels, student = labels[counted], student[counted].float()
-    ce = -student.log_softmax(1).gather(1, labels.unsqueeze(1)).sum()
-    retention = torch.zeros((), device=student.device)
+    places = (labels != IGNORED).nonzero().squeeze(1)
+    labels, student, factors = labels[places], student[places].double(), _at(places, weights)
+    ce = -student.log_softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)
+    retention = torch.zeros_like(ce)
     temperature = objective.temperature
     if objective.needs_teacher:
-        teacher = _needed(teacher)[counted].float().clone()
+        teacher = _needed(teacher)[places].to(torch.float64, copy=True)
         if objective.swap:
             swap_top_with_label(teacher, labels)
         log_q = (teacher / temperature).log_softmax(1)
         log_p = (student / temperature).log_softmax(1)
-        # Padded vocabulary has -inf on both sides; it carries no mass and must not make a NaN.
-        terms = torch.where(log_q == -torch.inf, 0.0, log_q.exp() * (log_q - log_p))
-        retention = terms.sum()
+        retention = _kl(log_p, log_q) if objective.reverse else _kl(log_q, log_p)
+    ce, retention = (ce * factors.ce).sum(), (retention * factors.retention).sum()
     total = objective.ce_weight * ce + objective.retention_weight * temperature**2 * retention
-    return LossSums(total, ce.detach(), retention.detach(), int(counted.sum()))
+    sums = (len(places), float(factors.ce.sum()), float(factors.retention.sum()))
+    return LossSums(total.float(), ce.detach().float(), retention.detach().float(), *sums)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) [n] of log-probabilities. Padded vocabulary has -inf on both sides: it carries no mass, and must not
+    make a NaN, neither here nor in the gradient."""
+    empty = log_p == -torch.inf
+    return (log_p.exp() * (log_p.masked_fill(empty, 0.0) - log_q.masked_fill(empty, 0.0))).sum(1)
 
 
 def chunked_loss(
@@ -154,67 +171,95 @@ def chunked_loss(
     objective: Objective,
     chunk: int = 128,
     teacher_head: Head | None = None,
+    weights: TokenWeights | None = None,
 ) -> LossSums:
     """The same loss from final hidden states, `chunk` tokens at a time, value and gradient in one pass.
+
+    What a token's factors make zero is not computed: no teacher's logits where nothing is retained.
 
     Args:
         hidden: [n, width] student states after the final norm; gets the gradient.
         teacher_hidden: [n, width] teacher states, or None when no retention is asked.
         labels: [n], the token each row predicts, -100 where it does not count.
-        head: frozen. teacher_head: when it differs from the student's.
+        head: where its weight or bias requires a gradient, it gets one too; its products then run in the type of
+            `hidden`. teacher_head: when it differs from the student's, as it does when that is trained.
+        weights: [n] each; None counts every token alike.
 
     Raises:
-        ValueError: retention is asked without a teacher.
+        ValueError: retention is asked without a teacher, or of a trained head without the teacher's own.
     """
-    counted = (labels != IGNORED).nonzero().squeeze(1)
     if objective.needs_teacher:
-        teacher_hidden = _needed(teacher_hidden).detach().index_select(0, counted)
+        _needed(teacher_hidden)
+        if head.is_trained and teacher_head is None:
+            raise ValueError("the head is trained, so the teacher needs its own: pass the original as teacher_head")
+    places = (labels != IGNORED).nonzero().squeeze(1)
+    factors = _at(places, weights)
+    sums = (len(places), float(factors.ce.sum()), float(factors.retention.sum()))
+    held = len(places) if objective.needs_teacher else 0
+    if weights is not None:
+        order, held = _costly(factors, objective)
+        places, factors = places[order], TokenWeights(factors.ce[order], factors.retention[order])
     total, ce, retention = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
-        hidden.index_select(0, counted),
-        teacher_hidden if objective.needs_teacher else None,
-        labels.index_select(0, counted),
+        hidden.index_select(0, places),
+        head.weight,
+        head.bias,
+        teacher_hidden.detach().index_select(0, places[:held]) if teacher_hidden is not None and held else None,
+        labels.index_select(0, places),
+        factors,
         head,
         teacher_head or head,
         objective,
         chunk,
     )
-    return LossSums(total, ce, retention, len(counted))
+    return LossSums(total, ce, retention, *sums)
+
+
+def _costly(factors: TokenWeights, objective: Objective) -> tuple[Tensor, int]:
+    """The tokens that cost anything, those with retention first, and how many those are."""
+    is_held = (factors.retention != 0) & objective.needs_teacher
+    held, others = is_held.nonzero().squeeze(1), (~is_held & (factors.ce != 0)).nonzero().squeeze(1)
+    return torch.cat([held, others]), len(held)
 
 
 class _ChunkedLoss(torch.autograd.Function):
+    """`teacher_hidden` is that of the first tokens; the others are not held by it."""
+
     @staticmethod
     def forward(
         ctx: Any,
         hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
         teacher_hidden: Tensor | None,
         labels: Tensor,
+        factors: TokenWeights,
         head: Head,
         teacher_head: Head,
         objective: Objective,
         chunk: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        wants_gradient = ctx.needs_input_grad[0]
-        gradient = torch.empty(hidden.shape, dtype=torch.float32, device=hidden.device) if wants_gradient else None
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        if wants_weight or wants_bias:
+            head = replace(head, weight=weight.to(hidden.dtype))
+        of_hidden = torch.empty_like(hidden) if wants_hidden else None
+        of_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        of_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias and bias is not None else None
         ce = torch.zeros((), dtype=torch.float64, device=hidden.device)
         retention = torch.zeros_like(ce)
+        wanted = wants_hidden or wants_weight or wants_bias
         with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, len(labels), chunk):
-                part = slice(start, start + chunk)
-                token_ce, token_kl, part_gradient = _chunk(
-                    hidden[part],
-                    None if teacher_hidden is None else teacher_hidden[part],
-                    labels[part],
-                    head,
-                    teacher_head,
-                    objective,
-                    wants_gradient,
-                )
-                ce += token_ce.sum(dtype=torch.float64)
-                retention += token_kl.sum(dtype=torch.float64)
-                if gradient is not None and part_gradient is not None:
-                    gradient[part] = part_gradient
-        if gradient is not None:
-            ctx.save_for_backward(gradient.to(hidden.dtype))
+            for part, token_ce, token_retention, gradient in _chunks(
+                hidden, teacher_hidden, labels, factors, head, teacher_head, objective, chunk, wanted
+            ):
+                ce += (token_ce * factors.ce[part]).sum(dtype=torch.float64)
+                retention += (token_retention * factors.retention[part]).sum(dtype=torch.float64)
+                if of_hidden is not None:
+                    of_hidden[part] = gradient @ head.weight
+                if of_weight is not None:
+                    of_weight += gradient.T @ hidden[part].to(gradient.dtype)
+                if of_bias is not None:
+                    of_bias += gradient.sum(0, dtype=torch.float32)
+        ctx.save_for_backward(of_hidden, of_weight, of_bias)
         total = objective.ce_weight * ce + objective.retention_weight * objective.temperature**2 * retention
         ce, retention = ce.float(), retention.float()
         ctx.mark_non_differentiable(ce, retention)
@@ -222,59 +267,62 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * gradients[0], None, None, None, None, None, None
+        found = (None if each is None else each * gradients[0] for each in ctx.saved_tensors)
+        return *found, None, None, None, None, None, None, None
 
 
-def _chunk(
+def _chunks(
     hidden: Tensor,
     teacher_hidden: Tensor | None,
     labels: Tensor,
+    factors: TokenWeights,
     head: Head,
     teacher_head: Head,
     objective: Objective,
+    chunk: int,
     wants_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Per-token cross-entropy [n] and retention [n] in nats, and the gradient of the weighted sum [n, width]."""
-    temperature = objective.temperature
-    index = labels.unsqueeze(1)
-    logits = head.logits(hidden)
-    p, log_sum = _softmax(logits)
-    token_ce = (log_sum - logits.gather(1, index)).squeeze(1)
-    if teacher_hidden is None:
-        token_kl = torch.zeros_like(token_ce)
-        gradient = p.mul_(objective.ce_weight) if wants_gradient else None
-    else:
-        teacher = teacher_head.logits(teacher_hidden)
-        if objective.swap:
-            swap_top_with_label(teacher, labels)
-        student, soft_p, soft_log_sum = logits, p, log_sum
-        if temperature != 1:
-            teacher /= temperature
-            student = logits / temperature
-            soft_p, soft_log_sum = _softmax(student)
-        q, teacher_log_sum = _softmax(teacher)
-        # sum_v q (log q - log p) = sum_v q (z - s) - logsumexp z + logsumexp s
-        difference = teacher.sub_(student)
-        if head.bias is not None or teacher_head.bias is not None:
-            difference.masked_fill_(q == 0, 0.0)  # a bias may hold -inf, from which 0 * inf would make a NaN
-        token_kl = (difference.mul_(q).sum(1, keepdim=True) - teacher_log_sum + soft_log_sum).squeeze(1)
-        gradient = None
-        if wants_gradient:
-            gradient = q.sub_(soft_p).mul_(-objective.retention_weight * temperature).add_(p, alpha=objective.ce_weight)
-    if gradient is None:
-        return token_ce, token_kl, None
-    gradient.scatter_add_(1, index, torch.full_like(index, -objective.ce_weight, dtype=gradient.dtype))
-    return token_ce, token_kl, head.backward(gradient, logits)
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Chunk by chunk: its tokens, their cross-entropy and retention (not weighted), and the gradient with respect to
+    h W^T + bias, [chunk, vocabulary] in the type of that product and valid until the next chunk."""
+    held = 0 if teacher_hidden is None else len(teacher_hidden)
+    vocabulary = len(head.weight)
+    longest = min(chunk, len(labels))
+    products = torch.empty(longest, vocabulary, dtype=head.weight.dtype, device=hidden.device)
+    of_teacher = torch.empty(min(chunk, held), vocabulary, dtype=teacher_head.weight.dtype, device=hidden.device)
+    ce_weight = (objective.ce_weight * factors.ce).unsqueeze(1)
+    retention_weight = (objective.retention_weight * factors.retention).unsqueeze(1)
+    padded = head.bias is not None or teacher_head.bias is not None
+    block = max(1, _BLOCK // vocabulary) if hidden.device.type == "cpu" else chunk
+    for part in (*_slices(0, held, chunk), *_slices(held, len(labels), chunk)):
+        size = part.stop - part.start
+        student = head.product(hidden[part], products[:size])
+        teacher = None
+        if teacher_hidden is not None and part.start < held:
+            teacher = teacher_head.product(teacher_hidden[part], of_teacher[:size])
+        ce, retention = torch.empty(2, size, device=hidden.device)
+        for rows in _slices(0, size, block):
+            here = slice(part.start + rows.start, part.start + rows.stop)
+            logits = head.shaped(student[rows])
+            found = terms(
+                logits,
+                None if teacher is None else teacher_head.shaped(teacher[rows]),
+                labels[here],
+                ce_weight[here],
+                retention_weight[here],
+                objective.temperature,
+                objective.swap,
+                objective.reverse,
+                padded,
+                wants_gradient,
+            )
+            ce[rows], retention[rows] = found.ce, found.retention
+            if found.gradient is not None:
+                student[rows] = head.unshaped(found.gradient, logits)
+        yield part, ce, retention, student
 
 
-def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax and log-sum-exp [n, 1] of each row, from one exponential. Unlike torch.log_softmax it stays exact to the
-    last digits on a CPU however large the vocabulary, for `sum` adds pairwise."""
-    top = logits.amax(1, keepdim=True)
-    powers = (logits - top).exp_()
-    total = powers.sum(1, keepdim=True)
-    return powers.div_(total), top + total.log()
+def _slices(start: int, stop: int, size: int) -> Iterator[slice]:
+    return (slice(first, min(first + size, stop)) for first in range(start, stop, size))
 
 
 @torch.no_grad()
@@ -284,12 +332,22 @@ def token_losses(
     """Per-token cross-entropy and plain KL(teacher || student), both [n] in nats; 0 where the label is -100."""
     ce = torch.zeros(len(labels), device=hidden.device)
     kl = torch.zeros_like(ce)
-    measure = Objective(swap=False)
+    places = (labels != IGNORED).nonzero().squeeze(1)
+    teacher_hidden = None if teacher_hidden is None else teacher_hidden[places]
+    measure, factors = Objective(swap=False), _at(places, None)
     with torch.autocast(hidden.device.type, enabled=False):
-        for part in torch.split((labels != IGNORED).nonzero().squeeze(1), chunk):
-            teacher = None if teacher_hidden is None else teacher_hidden[part]
-            ce[part], kl[part], _ = _chunk(hidden[part], teacher, labels[part], head, head, measure, False)
+        for part, part_ce, part_kl, _ in _chunks(
+            hidden[places], teacher_hidden, labels[places], factors, head, head, measure, chunk, False
+        ):
+            ce[places[part]], kl[places[part]] = part_ce, part_kl
     return ce, kl
+
+
+def _at(places: Tensor, weights: TokenWeights | None) -> TokenWeights:
+    """The factors of the tokens at `places`; ones when there are none."""
+    if weights is None:
+        return TokenWeights.of(torch.ones(len(places), device=places.device))
+    return TokenWeights(*(factors.index_select(0, places).float() for factors in weights))
 
 
 def _needed(teacher: Tensor | None) -> Tensor:

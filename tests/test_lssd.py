@@ -1,4 +1,4 @@
-"""The loss: chunked and plain against a float64 loop over tokens and vocabulary that shares no code with either."""
+"""The loss: chunked and plain against a float64 loop over tokens and vocabulary (`tests.loss_loop`)."""
 
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="union-attr,index"
 
@@ -9,97 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_loop import LN, agrees, case, loop, numeric_gradient, probabilities, reference, shaped
 
-from mixcpt.lssd import Head, Objective, chunked_loss, plain_loss, swap_top_with_label, token_losses
-
-LN = math.log
-
-
-def loop(student, teacher, labels, objective):
-    """(total, ce, kl, tokens, entropy) in float64: definitions written out entry by entry, no log-sum-exp trick.
-
-    `student`, `teacher`: [n][vocabulary] Python floats. Entries of -inf have probability zero.
-    """
-    temperature, ce, kl, tokens, entropy = objective.temperature, 0.0, 0.0, 0, 0.0
-    for row, label in enumerate(labels):
-        if label == -100:
-            continue
-        tokens += 1
-        ce -= LN(probabilities(student[row], 1.0)[label])
-        if objective.retention_weight:
-            z = list(teacher[row])
-            if objective.swap:
-                top = max(z)
-                k = z.index(top)
-                if z[label] != top:
-                    z[k], z[label] = z[label], z[k]
-            q, p = probabilities(z, temperature), probabilities(student[row], temperature)
-            kl += math.fsum(a * (LN(a) - LN(b)) for a, b in zip(q, p, strict=True) if a > 0)
-            entropy -= math.fsum(a * LN(a) for a in q if a > 0)
-    return objective.ce_weight * ce + objective.retention_weight * temperature**2 * kl, ce, kl, tokens, entropy
-
-
-def probabilities(logits, temperature):
-    largest = max(logits)
-    powers = [math.exp((value - largest) / temperature) for value in logits]
-    total = math.fsum(powers)
-    return [power / total for power in powers]
-
-
-def shaped(hidden, head):
-    """Logits of `head` in float64: scale * (h W^T + bias), soft-capped; by numpy."""
-    logits = hidden.detach().double().numpy() @ head.weight.double().numpy().T
-    if head.bias is not None:
-        logits = logits + head.bias.double().numpy()
-    logits = logits * head.scale
-    return logits if head.softcap is None else head.softcap * np.tanh(logits / head.softcap)
-
-
-def reference(hidden, teacher_hidden, labels, head, objective, teacher_head=None):
-    teacher = None if teacher_hidden is None else shaped(teacher_hidden, teacher_head or head).tolist()
-    return loop(shaped(hidden, head).tolist(), teacher, labels.tolist(), objective)
-
-
-def numeric_gradient(hidden, teacher_hidden, labels, head, objective, entries, teacher_head=None, step=1e-4):
-    """Central differences of the float64 loop at the (row, column) entries."""
-    slopes = []
-    for entry in entries:
-        ends = []
-        for sign in (1, -1):
-            moved = hidden.detach().double().clone()
-            moved[entry] += sign * step
-            ends.append(reference(moved, teacher_hidden, labels, head, objective, teacher_head)[0])
-        slopes.append((ends[0] - ends[1]) / (2 * step))
-    return slopes
-
-
-def case(n=37, width=13, vocabulary=101, seed=0, masked=5, dtype=torch.float32, **shape):
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*size):
-        return torch.randn(*size, generator=generator)
-
-    head = Head(normal(vocabulary, width).to(dtype), **shape)
-    hidden = normal(n, width).to(dtype)
-    # A teacher near the student, as it is in training: the KL is small, so cancellation would show.
-    teacher = (hidden + 0.3 * normal(n, width)).to(dtype)
-    labels = torch.randint(0, vocabulary, (n,), generator=generator)
-    labels[:: max(2, n // max(masked, 1))] = -100
-    # Every seventh label is the teacher's top token: there the swap must do nothing.
-    top = head.logits(teacher).argmax(1)
-    labels[1::7] = top[1::7]
-    return hidden, teacher, labels, head
-
-
-def agrees(sums, expected, tolerance=1e-6):
-    """Errors of total, CE and KL against the scale of what is summed: CE + teacher entropy (+ KL)."""
-    total, ce, kl, tokens, entropy = expected
-    scale = abs(total) + ce + kl + entropy
-    assert sums.tokens == tokens
-    assert abs(float(sums.ce) - ce) <= tolerance * scale
-    assert abs(float(sums.retention) - kl) <= tolerance * scale
-    assert abs(sums.total.item() - total) <= tolerance * scale
-
+from mixcpt.lssd import Head, Objective, TokenWeights, chunked_loss, plain_loss, token_losses
+from mixcpt.terms import swap_top_with_label
 
 OBJECTIVES = {
     "lssd": Objective(),
@@ -109,6 +22,9 @@ OBJECTIVES = {
     "weights": Objective(ce_weight=0.7, retention_weight=2.5),
     "warm": Objective(temperature=2.5),
     "cold": Objective(temperature=0.5, retention_weight=0.3, swap=False),
+    "reverse": Objective(swap=False, reverse=True),
+    "reverse, warm": Objective(temperature=2.5, retention_weight=0.8, swap=False, reverse=True),
+    "reverse of the swapped": Objective(reverse=True),
 }
 
 
@@ -117,14 +33,14 @@ OBJECTIVES = {
 def test_chunked_value_equals_the_float64_loop(objective, chunk):
     hidden, teacher, labels, head = case()
     sums = chunked_loss(hidden, teacher if objective.needs_teacher else None, labels, head, objective, chunk)
-    agrees(sums, reference(hidden, teacher, labels, head, objective))
+    agrees(sums, reference(hidden, teacher, labels, head, objective), objective)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_plain_value_equals_the_float64_loop(objective):
     hidden, teacher, labels, head = case()
     sums = plain_loss(head.logits(hidden), head.logits(teacher), labels, objective)
-    agrees(sums, reference(hidden, teacher, labels, head, objective))
+    agrees(sums, reference(hidden, teacher, labels, head, objective), objective)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
@@ -147,7 +63,8 @@ def test_chunked_and_plain_gradients_equal_finite_differences_of_the_loop(object
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_every_entry_of_the_gradient_equals_the_derivation_in_float64(objective):
-    """d(CE)/ds_v = p_v - [v = y]; d(T^2 KL(q'|p_T))/ds_v = T (p_T,v - q'_v); through the head by the chain rule."""
+    """d(CE)/ds_v = p_v - [v = y]; d(T^2 KL(q'|p_T))/ds_v = T (p_T,v - q'_v), the other way round
+    T p_T,v (log p_T,v - log q'_v - KL(p_T|q')); through the head by the chain rule."""
     hidden, teacher, labels, head = case(seed=1)
     student = hidden.clone().requires_grad_()
     chunked_loss(student, teacher, labels, head, objective, 10).total.backward()
@@ -163,7 +80,9 @@ def test_every_entry_of_the_gradient_equals_the_derivation_in_float64(objective)
             k = int(swapped.argmax())
             swapped[k], swapped[label] = z[row][label], z[row][k]
         t = objective.temperature
-        pull = np.array(probabilities(s[row].tolist(), t)) - np.array(probabilities(swapped.tolist(), t))
+        p, q = np.array(probabilities(s[row].tolist(), t)), np.array(probabilities(swapped.tolist(), t))
+        ratio = np.log(p) - np.log(q)
+        pull = p * (ratio - p @ ratio) if objective.reverse else p - q
         expected[row] = (slope + objective.retention_weight * t * pull) @ head.weight.double().numpy()
     np.testing.assert_allclose(student.grad.numpy(), expected, atol=2e-5)
 
@@ -173,7 +92,7 @@ def test_bf16_is_within_a_hundredth_of_the_loop(objective):
     hidden, teacher, labels, head = case(n=150, dtype=torch.bfloat16)
     student = hidden.clone().requires_grad_()
     sums = chunked_loss(student, teacher, labels, head, objective, 64)
-    agrees(sums, reference(hidden, teacher, labels, head, objective), 1e-2)
+    agrees(sums, reference(hidden, teacher, labels, head, objective), objective, 1e-2)
     (sums.total / sums.tokens).backward()
     exact = hidden.float().requires_grad_()
     same = chunked_loss(exact, teacher.float(), labels, Head(head.weight.float()), objective, 64)
@@ -206,6 +125,7 @@ def test_worked_example_of_the_module():
         assert float(sums.ce) / 3 == pytest.approx(1.1919, abs=5e-5)
         assert float(sums.retention) / 3 == pytest.approx(0.2986, abs=5e-5)
         assert sums.total.item() == pytest.approx(-LN(0.7 * 0.1 * 0.4) + 0.5 * LN(6), rel=1e-6)
+        assert sums.total.item() / 3 == pytest.approx(1.4905, abs=5e-5)
     swapped = swap_top_with_label(q[1:].clone(), labels[1:])
     assert swapped.tolist() == [q[1].tolist(), q[2].flip(0).tolist(), q[3].tolist()]
 
@@ -233,8 +153,8 @@ def test_ties_at_the_top_equal_the_loop():
         (teacher.gather(1, labels.unsqueeze(1)).squeeze(1) == top) & ((teacher == top.unsqueeze(1)).sum(1) > 1)
     ).any()
     expected = loop(student.tolist(), teacher.tolist(), labels.tolist(), Objective())
-    agrees(plain_loss(student, teacher, labels, Objective()), expected)
-    agrees(chunked_loss(student, teacher, labels, Head(torch.eye(9)), Objective(), 7), expected)
+    agrees(plain_loss(student, teacher, labels, Objective()), expected, Objective())
+    agrees(chunked_loss(student, teacher, labels, Head(torch.eye(9)), Objective(), 7), expected, Objective())
 
 
 def test_label_on_top_makes_lssd_the_plain_kl():
@@ -246,15 +166,22 @@ def test_label_on_top_makes_lssd_the_plain_kl():
     assert swap.retention > 0
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
-def test_student_equal_to_teacher_without_swap_has_no_retention_and_no_pull(temperature):
-    hidden, _, labels, head = case()
-    student = hidden.clone().requires_grad_()
-    objective = Objective(ce_weight=0.0, swap=False, temperature=temperature)
-    sums = chunked_loss(student, hidden, labels, head, objective, 8)
-    sums.total.backward()
-    assert float(sums.retention) == 0.0 and sums.total.item() == 0.0
-    assert student.grad.count_nonzero() == 0
+@pytest.mark.parametrize("reverse", [False, True], ids=["KL(q|p)", "KL(p|q)"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
+@pytest.mark.parametrize("chunk", [1, 8, 1000])
+def test_student_equal_to_teacher_without_swap_has_no_retention_and_no_pull(chunk, temperature, dtype, reverse):
+    """Zero to the last bit, whatever the shape of the head, and from every token."""
+    for shape in ({}, {"softcap": 3.0, "scale": 0.3, "bias": torch.linspace(-2, 2, 101)}):
+        hidden, _, labels, head = case(dtype=dtype, **shape)
+        student = hidden.clone().requires_grad_()
+        objective = Objective(0.0, 0.9, swap=False, temperature=temperature, reverse=reverse)
+        sums = chunked_loss(student, hidden, labels, head, objective, chunk)
+        sums.total.backward()
+        assert float(sums.retention) == 0.0 and sums.total.item() == 0.0
+        assert student.grad.count_nonzero() == 0
+        if not reverse:
+            assert token_losses(hidden, hidden, labels, head, chunk)[1].count_nonzero() == 0
 
 
 def test_student_equal_to_teacher_with_swap_has_the_closed_form():
@@ -310,9 +237,9 @@ def test_padded_vocabulary_of_minus_infinity_is_as_if_it_were_not_there(swap, te
         student = hidden.clone().requires_grad_()
         sums = chunked_loss(student, teacher, labels, each, objective, 8)
         sums.total.backward()
-        agrees(sums, expected)
+        agrees(sums, expected, objective)
         results.append(student.grad)
-        agrees(plain_loss(each.logits(hidden), each.logits(teacher), labels, objective), expected)
+        agrees(plain_loss(each.logits(hidden), each.logits(teacher), labels, objective), expected, objective)
     assert results[0].isfinite().all()
     torch.testing.assert_close(results[0], results[1], atol=5e-6, rtol=1e-6)
 
@@ -351,7 +278,7 @@ def test_shaped_heads_equal_the_loop_in_value_and_gradient(shape, objective):
     hidden, teacher, labels, head = case(**shape)
     student = hidden.clone().requires_grad_()
     sums = chunked_loss(student, teacher, labels, head, objective, 8)
-    agrees(sums, reference(hidden, teacher, labels, head, objective))
+    agrees(sums, reference(hidden, teacher, labels, head, objective), objective)
     sums.total.backward()
     entries = [(2, 0), (5, 7), (29, 12)]
     expected = numeric_gradient(hidden, teacher, labels, head, objective, entries)
@@ -362,14 +289,14 @@ def test_teacher_with_a_head_of_its_own():
     hidden, teacher, labels, head = case()
     other = Head(head.weight.flip(0).contiguous(), scale=0.5)
     sums = chunked_loss(hidden, teacher, labels, head, Objective(), 8, other)
-    agrees(sums, reference(hidden, teacher, labels, head, Objective(), other))
+    agrees(sums, reference(hidden, teacher, labels, head, Objective(), other), Objective())
 
 
 def test_one_token():
     hidden, teacher, labels, head = case(n=2)
     sums = chunked_loss(hidden[1:], teacher[1:], labels[1:], head, Objective())
     assert sums.tokens == 1
-    agrees(sums, reference(hidden[1:], teacher[1:], labels[1:], head, Objective()))
+    agrees(sums, reference(hidden[1:], teacher[1:], labels[1:], head, Objective()), Objective())
 
 
 def test_sums_of_two_halves_are_the_sum_of_the_whole():
@@ -398,12 +325,11 @@ def test_gradient_follows_the_divisor():
     torch.testing.assert_close(gradients[0] / 40, gradients[1])
 
 
-def test_head_and_teacher_get_no_gradient():
+def test_the_teacher_gets_no_gradient():
     hidden, teacher, labels, head = case()
-    weight, bias = head.weight.clone().requires_grad_(), torch.zeros(101, requires_grad=True)
     student, other = hidden.clone().requires_grad_(), teacher.clone().requires_grad_()
-    chunked_loss(student, other, labels, Head(weight, bias), Objective()).total.backward()
-    assert weight.grad is None and bias.grad is None and other.grad is None
+    chunked_loss(student, other, labels, head, Objective()).total.backward()
+    assert other.grad is None
     assert student.grad.abs().sum() > 0
 
 
@@ -505,7 +431,7 @@ def test_a_vocabulary_of_262144():
     assert hidden.grad[2, 0].item() == pytest.approx(10 * second + 12 * top - 12, rel=1e-5)
 
 
-@settings(deadline=None, max_examples=40, derandomize=True, database=None)
+@settings(deadline=None, max_examples=80, derandomize=True, database=None)
 @given(data=st.data())
 def test_any_small_case_equals_the_loop(data):
     n, vocabulary = data.draw(st.integers(1, 6)), data.draw(st.integers(2, 7))
@@ -520,9 +446,69 @@ def test_any_small_case_equals_the_loop(data):
         retention_weight=data.draw(st.sampled_from([0.0, 1.0, 3.0])),
         temperature=data.draw(st.sampled_from([0.5, 1.0, 2.0])),
         swap=data.draw(st.booleans()),
+        reverse=data.draw(st.booleans()),
     )
-    expected = loop(student, teacher, labels, objective)
+    factor = st.sampled_from([0.0, 0.25, 1.0, 3.0])
+    pairs = data.draw(st.none() | st.lists(st.tuples(factor, factor), min_size=n, max_size=n))
+    weights = None if pairs is None else TokenWeights(*torch.tensor(pairs).T)
+    expected = loop(student, teacher, labels, objective, pairs)
     tensors = torch.tensor(student), torch.tensor(teacher), torch.tensor(labels)
-    agrees(plain_loss(*tensors, objective), expected, 2e-6)
+    agrees(plain_loss(*tensors, objective, weights), expected, objective)
     chunk = data.draw(st.integers(1, 4))
-    agrees(chunked_loss(*tensors, Head(torch.eye(vocabulary)), objective, chunk), expected, 2e-6)
+    head = Head(torch.eye(vocabulary))
+    agrees(chunked_loss(*tensors, head, objective, chunk, weights=weights), expected, objective)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True, database=None)
+@given(data=st.data())
+def test_any_head_equals_the_plain_loss_in_value_and_gradient(data):
+    """Random states, shapes, padding, masks, weights, temperatures and chunks, against autograd through fp64 logits."""
+    n, width, vocabulary = (data.draw(st.integers(*ends)) for ends in ((1, 9), (1, 5), (2, 40)))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
+    size = data.draw(st.sampled_from([0.3, 3.0, 30.0]))
+    weight, hidden, noise = (
+        torch.randn(*shape, generator=generator) for shape in ((vocabulary, width), (n, width), (n, width))
+    )
+    padding = data.draw(st.integers(0, vocabulary - 2))
+    bias = torch.randn(vocabulary, generator=generator) if padding or data.draw(st.booleans()) else None
+    if padding:
+        bias[vocabulary - padding :] = -torch.inf
+    softcap = None if padding else data.draw(st.sampled_from([None, 3.0]))
+    head = Head(weight * size, bias, softcap, data.draw(st.sampled_from([1.0, 0.25])))
+    teacher = hidden + data.draw(st.sampled_from([0.0, 1e-3, 1.0])) * noise
+    labels = torch.randint(0, vocabulary - padding, (n,), generator=generator)
+    labels[torch.rand(n, generator=generator) < data.draw(st.sampled_from([0.0, 0.4, 1.0]))] = -100
+    weights = None if data.draw(st.booleans()) else TokenWeights(*torch.rand(2, n, generator=generator).round())
+    objective = Objective(
+        ce_weight=data.draw(st.floats(0, 2)),
+        retention_weight=data.draw(st.floats(0, 2)),
+        temperature=data.draw(st.floats(0.25, 4)),
+        swap=data.draw(st.booleans()),
+        reverse=data.draw(st.booleans()),
+    )
+    student, exact = hidden.clone().requires_grad_(), hidden.double().requires_grad_()
+    found = chunked_loss(student, teacher, labels, head, objective, data.draw(st.integers(1, 10)), weights=weights)
+    logits = exact @ head.weight.double().T + (0.0 if bias is None else bias.double())
+    logits = logits * head.scale
+    logits = logits if softcap is None else softcap * (logits / softcap).tanh()
+    expected = plain_loss(logits, head.logits(teacher), labels, objective, weights)
+    scale = 1 + float(expected.ce) + float(expected.retention)
+    assert [float(found.ce), float(found.retention)] == pytest.approx(
+        [float(expected.ce), float(expected.retention)], abs=2e-6 * size * scale
+    )
+    found.total.backward()
+    expected.total.backward()
+    # What the logits are off by in fp32 (they grow with the weights) moves the probabilities, more so when cold.
+    allowed = 1e-5 * size * head.weight.abs().max().item() * (1 + objective.temperature + 1 / objective.temperature)
+    torch.testing.assert_close(student.grad.double(), exact.grad, atol=allowed, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("objective", [Objective(), Objective(temperature=2.0, swap=False, reverse=True)])
+def test_large_vocabularies_are_as_exact(objective, dtype):
+    """262,147 entries (a prime), of three tokens in chunks of two, against the loop."""
+    hidden, teacher, labels, head = case(n=4, width=8, vocabulary=262_147, masked=1, dtype=dtype)
+    assert (labels >= 0).sum() == 3
+    sums = chunked_loss(hidden, teacher, labels, head, objective, 2)
+    expected = reference(hidden, teacher, labels, head, objective)
+    agrees(sums, expected, objective, 1e-6 if dtype == torch.float32 else 1e-2)
