@@ -16,7 +16,7 @@ from mixcpt.runs import Run
 from mixcpt.samples import kind_of
 from mixcpt.scores import SCORES, default_score
 from mixcpt.selection import Rule, list_selections
-from mixcpt.stage_words import rule_words, run_words
+from mixcpt.stage_words import run_words
 
 KEY = "align"
 SELECTION = "../pages/selection.py"
@@ -97,7 +97,7 @@ def _selection(draft: AlignDraft, named: str) -> None:
         by_hand = f", {hand} changed by hand" if hand else ""
         under = run_words(state.workspace(), one["scores"].get("run"))
         what = f"{one['chosen']:,} samples, {one['tokens']:,} tokens of {one['scores']['source']}"
-        st.caption(plain(f"{what}, {rule_words(Rule.model_validate(one['rule']))}{by_hand}; scored under {under}."))
+        st.caption(plain(f"{what}, {Rule.model_validate(one['rule']).words()}{by_hand}; scored under {under}."))
         st.page_link(SELECTION, label="Look at it", icon=":material/filter_alt:", query_params={"selection": named})
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mixcpt.scores import SCORES
 from mixcpt.settings import Config
 from mixcpt.stages import Stage
 
@@ -103,6 +104,12 @@ OBJECTIVES = (
         {"objective.retention": "kl", "objective.ce_weight": 1.0},
     ),
     Preset(
+        "Learn here, hold there",
+        "MoL: the field is learned by cross-entropy alone; general text is not learned but holds the model, by the "
+        "reverse KL to the original. It needs both in the mixture.",
+        {"objective.retention": "mol", "objective.ce_weight": 1.0},
+    ),
+    Preset(
         "LSSD alone",
         "No cross-entropy: learn only by the swapped original. The gentlest, and it learns the least.",
         {"objective.retention": "lssd", "objective.ce_weight": 0.0},
@@ -134,7 +141,12 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
     "model.device": {"auto": "automatic", "cuda": "GPU", "cpu": "processor (CPU)"},
     "mixture.preference_text": {"chosen": "the chosen answer", "both": "both answers"},
-    "objective.retention": {"none": "nothing", "kl": "KL to the original", "lssd": "LSSD (logit swap)"},
+    "objective.retention": {
+        "none": "nothing",
+        "kl": "KL to the original",
+        "lssd": "LSSD (logit swap)",
+        "mol": "MoL (general text only)",
+    },
     "adapter.layers": {"all-linear": "all linear layers", "attention": "attention only", "feed-forward": "MLP only"},
     "training.schedule": {"constant": "constant", "linear": "falls in a line", "cosine": "falls as a cosine"},
     "samples.rule.strategy": {
@@ -144,6 +156,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "all": "all of them",
         "by-hand": "only by hand",
     },
+    "samples.rule.score": {name: score.label for name, score in SCORES.items()},
     "template": {
         "auto": "the parent's, else the model's own",
         "own": "the model's own",

@@ -80,19 +80,18 @@ class Rule(Config):
         return self
 
     def words(self) -> str:
-        """The rule in words, its direction stated."""
+        """The rule in words, its direction stated, as in "the easiest 64 by Margin, highest first"."""
+        number = "" if self.count is None else f" {self.count:,}"
+        budget = "" if self.tokens is None else f", up to {self.tokens:,} tokens"
         if self.strategy == "by-hand":
             return "what was kept by hand"
-        order = {"random": f"at random (seed {self.seed})", "all": "all, in their order"}.get(self.strategy)
-        if order is None:
-            order = f"{self.strategy} first by {self.score}, {'lowest' if self.ascending else 'highest'} first"
-        if self.count is not None:
-            return f"{order}, {self.count:,} samples"
-        if self.tokens is not None:
-            return f"{order}, up to {self.tokens:,} tokens"
-        if self.threshold is not None:
-            return f"{order}, {'up' if self.ascending else 'down'} to {self.threshold:g}"
-        return order
+        if self.strategy == "random":
+            return f"{number} by chance (seed {self.seed}){budget}".strip()
+        if self.strategy == "all":
+            return (f"the first{number}" if number else "all, in their order") + budget
+        first, towards = ("lowest", "up") if self.ascending else ("highest", "down")
+        last = "" if self.threshold is None else f", {towards} to {self.threshold:g}"
+        return f"the {self.strategy}{number} by {SCORES[str(self.score)].label}, {first} first{budget}{last}"
 
     @property
     def ascending(self) -> bool:

@@ -3,20 +3,14 @@
 Everything is plain text, for whoever shows it to escape. A run that was deleted is called by its id.
 """
 
-import re
-
 from mixcpt.errors import NotFound
 from mixcpt.lineage import BASE
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.presets import OPTIONS
 from mixcpt.runs import Run, Runs
 from mixcpt.samples import facts_in_words, kept_facts
-from mixcpt.scores import SCORES
-from mixcpt.selection import Rule
 from mixcpt.stages import Dpo, Sft
 from mixcpt.workspace import Workspace
-
-_SCORE = re.compile(rf"\b({'|'.join(SCORES)})\b")
 
 
 def run_words(workspace: Workspace, id: str | None) -> str:
@@ -44,24 +38,12 @@ def chain_words(run: Run) -> str:
 def samples_words(stage: Sft, run: Run | None = None) -> str:
     """Which samples are learned from: those that `run` has chosen, else what will be chosen."""
     if run and (facts := kept_facts(run)):
-        return facts_in_words(facts | {"rule": _SCORE.sub(lambda name: SCORES[name[0]].label, facts["rule"])})
+        return facts_in_words(facts)
     samples = stage.samples
     if samples.selection:
         return f"selection {samples.selection}"
     some = "" if samples.candidates is None else f", from {samples.candidates:,} candidates"
-    return f"{samples.source}, {rule_words(samples.rule)}{some}"
-
-
-def rule_words(rule: Rule) -> str:
-    """A rule in the words of the form, as in "the easiest 64 by Margin"."""
-    number = "" if rule.count is None else f" {rule.count:,}"
-    end = "" if rule.tokens is None else f", up to {rule.tokens:,} tokens"
-    end = end if rule.threshold is None else f", with {rule.threshold:g} as the last value"
-    if rule.strategy in ("easiest", "hardest"):
-        return f"the {rule.strategy}{number} by {SCORES[str(rule.score)].label}{end}"
-    return {"random": f"{number} by chance (seed {rule.seed})", "all": f"the first{number}" if number else "all"}.get(
-        rule.strategy, "what was kept by hand"
-    ).strip() + end
+    return f"{samples.source}, {samples.rule.words()}{some}"
 
 
 def template_words(name: str) -> str:

@@ -256,7 +256,9 @@ def test_the_journal_tells_samples_template_reference_and_chain(workspace: Works
     facts = by_run[sft.id]
     assert facts["Stage"] == "fine-tuning" and facts["Continues"] == f"knowledge run mine ({cpt.id})"
     assert facts["Chain"] == "base → knowledge: mine → SFT: mixture, CE + LSSD"
-    assert facts["Learns from"].startswith("3 samples of builtin/instructions (easiest first by")
+    assert facts["Learns from"].startswith(
+        "3 samples of builtin/instructions (the easiest 64 by Perplexity, with template, lowest first"
+    )
     assert facts["Chat template"] == "ChatML" and "Reference" not in facts
     facts = by_run[dpo.id]
     assert facts["Reference"] == f"a frozen copy of SFT run mixture, CE + LSSD ({sft.id})" and facts["Beta"] == "0.1"
@@ -281,7 +283,7 @@ def test_a_run_that_waits_says_what_it_will_learn_from(workspace: Workspace) -> 
     made_child(workspace, None, "dpo", state="queued", changes={"samples.candidates": 50})
     first, second = (dict(entry.facts) for entry in launches(workspace))
     assert first["Learns from"] == "selection mine" and first["Continues"] == "the base itself"
-    assert second["Learns from"] == "builtin/preferences, the easiest 64 by Margin, from 50 candidates"
+    assert second["Learns from"] == "builtin/preferences, the easiest 64 by Margin, highest first, from 50 candidates"
     assert second["Reference"] == "the base itself"
 
 

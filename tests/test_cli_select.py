@@ -150,7 +150,7 @@ def test_chance_is_the_seed(scored: Workspace, capsys: Printed) -> None:
     [
         (["--keep", "zz"], "There is no sample 'zz' among these scores"),
         (["--keep", "x"], "The sample 'x' cannot be kept, for the answer is empty"),
-        (["--threshold", "0.5"], "The selection 'mine' has no rows (easiest first by loss_plain"),
+        (["--threshold", "0.5"], "The selection 'mine' has no rows (the easiest by Loss, plain text"),
         (["--strategy", "random", "--threshold", "1"], "a threshold says nothing for random"),
         (["--strategy", "random", "--score", "ifd"], "--score says nothing for random: leave it out"),
         (["--score", "ifd"], "No sample has the score 'ifd': these have loss_plain."),

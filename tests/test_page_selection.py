@@ -584,7 +584,7 @@ def test_an_empty_choice_is_not_saved(scored: Workspace) -> None:
     app.number_input(key="selection_threshold").set_value(0.5)
     run(app)
     click(app, "selection_save")
-    assert "has no rows (easiest first by loss_plain" in said(app) and list_selections(scored) == []
+    assert "has no rows (the easiest by Loss, plain text" in said(app) and list_selections(scored) == []
     assert figures(app)["Chosen"] == "0 of 5", "nothing is lost"
     app.text_input[0].set_value("No Name!")
     app.slider(key="selection_slider").set_value(3.0)

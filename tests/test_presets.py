@@ -10,6 +10,7 @@ from app.forms import fields
 from mixcpt.drafts import default_stage
 from mixcpt.presets import ADAPTERS, BUDGETS, OBJECTIVES, OPTIONS, Preset, changed, fitting, value_at
 from mixcpt.recipe import load_recipe
+from mixcpt.scores import SCORES
 from mixcpt.settings import override
 from mixcpt.stages import Dpo, Sft, Stage
 
@@ -47,7 +48,7 @@ def test_what_fits_no_preset_is_the_users_own() -> None:
 
 
 def test_every_option_of_every_choice_has_words() -> None:
-    choices: dict[str, set[str]] = defaultdict(set)
+    choices: dict[str, set[str]] = defaultdict(set, {"samples.rule.score": set(SCORES)})
     for model in (Stage, Sft, Dpo):
         for one in fields(model):
             if get_origin(one.type) is Literal:

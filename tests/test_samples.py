@@ -145,7 +145,7 @@ def test_a_saved_selection_with_changes_by_hand_is_what_is_learned(home: Workspa
     samples.keep(run, chosen, found, left_out, template.name)
     facts = samples.kept_facts(run)
     assert facts is not None and (facts["selection"], facts["samples"], facts["kept_by_hand"]) == ("mine", 1, 1)
-    words = "1 samples of selection mine (easiest first by loss_plain, lowest first, 2 samples, 2 changed by hand)"
+    words = "1 samples of selection mine (the easiest 2 by Loss, plain text, lowest first, 2 changed by hand)"
     assert samples.facts_in_words(facts).startswith(words)
     assert [row.id for row in samples.kept_samples(run)] == ["s2"]
     again, _ = samples.render(samples.kept_selection(run), template, 60)

@@ -144,12 +144,17 @@ def test_rules_that_contradict_themselves_are_refused(values: dict[str, Any], sa
     ("values", "words"),
     [
         ({"strategy": "easiest", "score": "loss_plain", "count": 1500},
-         "easiest first by loss_plain, lowest first, 1,500 samples"),
+         "the easiest 1,500 by Loss, plain text, lowest first"),
         ({"strategy": "hardest", "score": "margin", "threshold": 2.5},
-         "hardest first by margin, lowest first, up to 2.5"),
+         "the hardest by Margin, lowest first, up to 2.5"),
         ({"strategy": "easiest", "score": "margin", "threshold": 2.5},
-         "easiest first by margin, highest first, down to 2.5"),
-        ({"strategy": "random", "tokens": 9, "seed": 3}, "at random (seed 3), up to 9 tokens"),
+         "the easiest by Margin, highest first, down to 2.5"),
+        ({"strategy": "easiest", "score": "ifd", "tokens": 1500},
+         "the easiest by IFD, lowest first, up to 1,500 tokens"),
+        ({"strategy": "random", "tokens": 9, "seed": 3}, "by chance (seed 3), up to 9 tokens"),
+        ({"strategy": "random", "count": 9}, "9 by chance (seed 0)"),
+        ({"strategy": "all", "count": 1200}, "the first 1,200"),
+        ({"strategy": "all", "tokens": 9}, "all, in their order, up to 9 tokens"),
         ({"strategy": "all"}, "all, in their order"),
         ({"strategy": "by-hand"}, "what was kept by hand"),
     ],
@@ -256,7 +261,7 @@ def test_names_are_not_overwritten_unasked(workspace: Workspace) -> None:
 def test_a_selection_without_rows_is_refused(workspace: Workspace, tmp_path: Path) -> None:
     nothing = Selection.of(TABLE, rule(strategy="easiest", score="loss_plain", threshold=0.1))
     says = (
-        r"^The selection 'none' has no rows \(easiest first by loss_plain, lowest first, up to 0\.1; 5 candidates, "
+        r"^The selection 'none' has no rows \(the easiest by Loss, plain text, lowest first, up to 0\.1; 5 candidates, "
         r"0 discarded by hand, 2 unusable\): loosen .*\.$"
     )
     with pytest.raises(BadInput, match=says):
