@@ -7,9 +7,10 @@ import streamlit as st
 from app import state
 from app.words import plain, printable
 from mixcpt.palette import KIND_WORDS
+from mixcpt.readings import some_reasons
 from mixcpt.records import Record
 from mixcpt.runs import Run
-from mixcpt.samples import kept_facts, kept_samples, some_reasons
+from mixcpt.samples import kept_facts, kept_samples
 from mixcpt.scores import SCORES, ScoredSample
 from mixcpt.selection import selection_names
 from mixcpt.stage_words import reference_words, run_words, samples_words, template_words
@@ -30,7 +31,7 @@ def learned(run: Run, stage: Sft) -> None:
         return
     st.markdown(plain(samples_words(stage, run)) + ".")
     if facts["left_out"]:
-        reasons = plain(some_reasons(facts["left_out"]))
+        reasons = plain(some_reasons(facts["left_out"].values()))
         st.caption(f"{len(facts['left_out']):,} more were chosen and left out: {reasons}.")
     _beside(run, stage, facts["template"])
     if name := facts["selection"]:

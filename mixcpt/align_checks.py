@@ -176,7 +176,7 @@ def _too_long(flight: Aligned, corpus: Corpus) -> Iterator[Finding]:
     room = min(2 * most, flight.context or 2 * most)
     yield Finding(
         "warning",
-        f"{share:.0%} of the samples are longer than {most:,} tokens and would be left out: allow longer ones.",
+        f"At least {share:.0%} of the samples are longer than {most:,} tokens, which are left out: allow longer ones.",
         {"samples.max_tokens": room} if room > most else None,
     )
 

@@ -28,6 +28,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from mixcpt import models, samples
 from mixcpt.measures import Measures
 from mixcpt.outlook import estimate_run
+from mixcpt.readings import some_reasons
 from mixcpt.runs import Run, Runs
 from mixcpt.samples import Sample
 from mixcpt.scoring import adapter_fingerprint, score_as_asked
@@ -174,7 +175,7 @@ def _samples(
     if not samples.kept_facts(run):
         samples.keep(run, selection, found, left_out, template.name)
         if left_out:
-            say(f"left out {len(left_out):,} of the chosen samples: {samples.some_reasons(left_out)}")
+            say(f"left out {len(left_out):,} of the chosen samples: {some_reasons(left_out.values())}")
     say(samples.facts_in_words(samples.kept_facts(run) or {}))
     return found
 

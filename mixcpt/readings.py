@@ -1,7 +1,7 @@
 """Samples as they are scored and trained on: rendered, with the answer's place, or refused with the reason."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from mixcpt.tokens import TextTokenizer
 FORMS = ("template", "plain", "alone")
 """Ways an instruction sample is read; a pair is read under the template, in plain text where there is none."""
 MAX_TOKENS = 2048
+_NAMED_REASONS = 3
 _CHARACTERS_PER_TOKEN = 40  # beyond this many for each token allowed, a text is not even tokenized
 
 
@@ -37,15 +38,24 @@ def candidates(corpus: Corpus, limit: int | None = None) -> list[tuple[str, Reco
     Raises:
         BadInput: the source holds documents.
     """
+    found = _candidates(corpus)
+    return found if limit is None else [found[index] for index in sorted(_drawn(len(found), limit)[:limit])]
+
+
+def _candidates(corpus: Corpus) -> list[tuple[str, Record]]:
     require_answers(corpus.manifest.name, corpus.manifest.kind)
-    found = [
+    return [
         (document.id, Record.from_json(document.record, document.file, document.line))
         for document in corpus.documents("train")
         if document.record
     ]
-    if limit is None or limit >= len(found):
-        return found
-    return [found[index] for index in sorted(random.Random(0).sample(range(len(found)), limit))]
+
+
+def _drawn(count: int, limit: int) -> list[int]:
+    """All indices below `count` in the order in which a draw of `limit` takes them, and others after it."""
+    first = random.Random(0).sample(range(count), min(limit, count))
+    rest = sorted(set(range(count)) - set(first))
+    return [*first, *random.Random(1).sample(rest, len(rest))]
 
 
 def require_answers(source: str, kind: Kind) -> None:
@@ -55,6 +65,16 @@ def require_answers(source: str, kind: Kind) -> None:
             f"The source {source!r} holds documents, which have no answers to score: take a source of instructions or "
             "preferences."
         )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A candidate and its texts; none where it cannot be used, for `reason`."""
+
+    id: str
+    record: Record
+    texts: list[Text]
+    reason: str = ""
 
 
 class Reader:
@@ -91,6 +111,30 @@ class Reader:
             texts = [self._text(sample, form, record) for form in self.forms]
         self._require_fit(texts)
         return texts
+
+    def read(self, corpus: Corpus, limit: int | None = None, check: Callable[[], None] = lambda: None) -> list[Reading]:
+        """Every candidate of a source, in its order. With `limit` so many that can be used, drawn by a fixed seed: one
+        that cannot is drawn again, and stands among them with its reason.
+
+        Raises:
+            BadInput: the source holds documents.
+        """
+        found = _candidates(corpus)
+        readings: dict[int, Reading] = {}
+        usable = 0
+        for index in range(len(found)) if limit is None else _drawn(len(found), limit):
+            if usable == limit:
+                break
+            check()
+            readings[index] = self._reading(*found[index])
+            usable += not readings[index].reason
+        return [readings[index] for index in sorted(readings)]
+
+    def _reading(self, id: str, record: Record) -> Reading:
+        try:
+            return Reading(id, record, self.texts(record))
+        except BadInput as problem:
+            return Reading(id, record, [], str(problem))
 
     def trained_tokens(self, record: Record, texts: Sequence[Text]) -> int:
         """How many tokens training would read of an instruction sample, whose `texts` are at hand: under the template,
@@ -142,3 +186,10 @@ class Reader:
 
 def _answered(record: Record, answer: str) -> list[Message]:
     return [*record.messages, Message("assistant", answer)]
+
+
+def some_reasons(reasons: Iterable[str]) -> str:
+    """The reasons, each once, the first few of them."""
+    each = list(dict.fromkeys(reasons))
+    more = f"; and {len(each) - _NAMED_REASONS} more reasons" if len(each) > _NAMED_REASONS else ""
+    return "; ".join(each[:_NAMED_REASONS]) + more

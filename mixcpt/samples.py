@@ -22,7 +22,7 @@ import numpy as np
 from mixcpt.builtin import open_source
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.packing import IGNORED
-from mixcpt.readings import Reader, candidates
+from mixcpt.readings import Reader, Reading, some_reasons
 from mixcpt.records import Kind, Message, Record
 from mixcpt.runs import Run
 from mixcpt.scores import ScoredSample, read_samples, write_samples
@@ -31,8 +31,6 @@ from mixcpt.settings import override
 from mixcpt.stages import Dpo, Sft
 from mixcpt.templates import NAMED, ChatTemplate, Rendered, choose_template
 from mixcpt.workspace import Workspace, read_json, write_json
-
-_NAMED_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -144,19 +142,17 @@ def _unscored(workspace: Workspace, stage: Sft, template: ChatTemplate) -> Selec
     config = stage.samples
     corpus = open_source(workspace, config.source, template.tokenizer)
     reader = _reader(template, config.max_tokens)
-    samples = [_unscored_sample(reader, id, record) for id, record in candidates(corpus, config.candidates)]
+    samples = [_unscored_sample(reading) for reading in reader.read(corpus, config.candidates)]
     info = {"source": config.source, "kind": corpus.manifest.kind, "run": None, "template": None}
     return Selection(info, samples, config.rule)
 
 
-def _unscored_sample(reader: Reader, id: str, record: Record) -> ScoredSample:
-    canonical = replace(record, meta={}).to_json()
-    try:
-        texts = reader.texts(record)
-    except BadInput as problem:
-        return ScoredSample(id, canonical, 0, 0, {}, str(problem))
+def _unscored_sample(reading: Reading) -> ScoredSample:
+    canonical, texts = replace(reading.record, meta={}).to_json(), reading.texts
+    if reading.reason:
+        return ScoredSample(reading.id, canonical, 0, 0, {}, reading.reason)
     answer = texts[0].span.end - texts[0].span.start
-    return ScoredSample(id, canonical, sum(len(text.ids) for text in texts), answer, {})
+    return ScoredSample(reading.id, canonical, sum(len(text.ids) for text in texts), answer, {})
 
 
 def _reader(template: ChatTemplate, max_tokens: int) -> Reader:
@@ -181,17 +177,10 @@ def render(selection: Selection, template: ChatTemplate, max_tokens: int) -> tup
             left_out[row.id] = str(problem)
     if not samples:
         raise BadInput(
-            f"None of the {len(selection.ids):,} chosen samples can be trained on ({some_reasons(left_out)}): choose "
-            "others, or allow longer ones (samples.max_tokens)."
+            f"None of the {len(selection.ids):,} chosen samples can be trained on ({some_reasons(left_out.values())}): "
+            "choose others, or allow longer ones (samples.max_tokens)."
         )
     return samples, left_out
-
-
-def some_reasons(left_out: dict[str, str]) -> str:
-    """The reasons, each once, the first few of them."""
-    reasons = list(dict.fromkeys(left_out.values()))
-    more = f"; and {len(reasons) - _NAMED_REASONS} more reasons" if len(reasons) > _NAMED_REASONS else ""
-    return "; ".join(reasons[:_NAMED_REASONS]) + more
 
 
 def _answers(record: Record, template: ChatTemplate) -> tuple[Rendered, ...]:

@@ -9,7 +9,7 @@ What it gives up: long samples are not shortened, for half an answer has another
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,8 +26,7 @@ from mixcpt.corpus import Corpus
 from mixcpt.errors import BadInput, Diverged
 from mixcpt.lssd import Head, token_losses
 from mixcpt.packing import IGNORED
-from mixcpt.readings import FORMS, MAX_TOKENS, Reader, Text, candidates
-from mixcpt.records import Record
+from mixcpt.readings import FORMS, MAX_TOKENS, Reader, Reading, Text, some_reasons
 from mixcpt.runs import Runs
 from mixcpt.score_jobs import require_adapter
 from mixcpt.scores import Cache, ScoredSample, ScoreTable, Sums, answer_scores, pair_scores
@@ -211,11 +210,12 @@ class _Scoring:
                 f"{', '.join(NAMED)}."
             )
         self._open_caches()
-        samples = self._read(candidates(corpus, self.limit), check)
-        self._fill([text for _, _, texts, _ in samples for text in texts], progress, check)
-        left_out = sum(bool(reason) for *_, reason in samples)
-        counts = {"samples": len(samples) - left_out, "left_out": left_out}
-        table = ScoreTable(self._info(corpus) | counts, [self._scored(*sample) for sample in samples])
+        readings = self.reader.read(corpus, self.limit, check)
+        self._require_some(readings)
+        self._fill([text for reading in readings for text in reading.texts], progress, check)
+        left_out = sum(bool(reading.reason) for reading in readings)
+        counts = {"samples": len(readings) - left_out, "left_out": left_out}
+        table = ScoreTable(self._info(corpus) | counts, [self._scored(reading) for reading in readings])
         table.save(self.workspace)
         return table
 
@@ -243,18 +243,10 @@ class _Scoring:
     def _cache(self, mode: str, form: str) -> Cache:
         return self._caches[mode, "" if form in ("plain", "alone") else self._template]
 
-    def _read(self, found: Iterable[tuple[str, Record]], check: Check) -> list["_Sample"]:
-        samples: list[_Sample] = []
-        for id, record in found:
-            check()
-            try:
-                samples.append((id, record, self.reader.texts(record), ""))
-            except BadInput as error:
-                samples.append((id, record, [], str(error)))
-        if not any(texts for _, _, texts, _ in samples):
-            reasons = "; ".join(dict.fromkeys(reason for *_, reason in samples)) or "it has no samples"
-            raise BadInput(f"Nothing in the source {self.source!r} can be scored ({reasons[:300]}): add other samples.")
-        return samples
+    def _require_some(self, readings: Sequence[Reading]) -> None:
+        if all(reading.reason for reading in readings):
+            reasons = some_reasons(reading.reason for reading in readings) or "it has no samples"
+            raise BadInput(f"Nothing in the source {self.source!r} can be scored ({reasons}): add other samples.")
 
     def _fill(self, texts: Sequence[Text], progress: Progress, check: Check) -> None:
         """Compute what the caches lack. The model is loaded only when there is something to do."""
@@ -296,10 +288,11 @@ class _Scoring:
         assert sums is not None  # `_fill` has seen to it
         return sums
 
-    def _scored(self, id: str, record: Record, texts: list[Text], reason: str) -> ScoredSample:
+    def _scored(self, reading: Reading) -> ScoredSample:
+        id, record, texts = reading.id, reading.record, reading.texts
         canonical = replace(record, meta={}).to_json()
-        if reason:
-            return ScoredSample(id, canonical, 0, 0, {}, reason)
+        if reading.reason:
+            return ScoredSample(id, canonical, 0, 0, {}, reading.reason)
         mode = "adapted" if self.run else "base"
         forms = {text.form: self._sums(mode, text) for text in texts}
         if record.kind == "preferences":
@@ -335,9 +328,6 @@ class _Scoring:
             "facts": facts,
             "created": now(),
         }
-
-
-_Sample = tuple[str, Record, list[Text], str]
 
 
 _OPTIONS = ("template", "beta", "max_tokens", "limit", "batch_tokens")

@@ -26,6 +26,9 @@ OnChange = Callable[[Job], None]
 ZOMBIE_GRACE = 10.0  # seconds in which only the parent of an ended worker, who knows how it ended, may judge it
 
 
+_WAITED = "It was waiting for"
+
+
 class Supervisor:
     """Step by hand with `step`, until something is done with `run_until`, or in a thread with `start_thread`.
 
@@ -150,14 +153,16 @@ class Supervisor:
             try:
                 earlier = self.jobs.get(id)
             except (NotFound, Damaged):
-                self._fail(job, f"It was waiting for {id}, which is gone or damaged: start that again, then this.")
+                self._fail(job, f"{_WAITED} {id}, which is gone or damaged: start that again, then this.")
                 return False
             status = earlier.status
             if status.state in ("failed", "cancelled"):
                 how = "was cancelled" if status.state == "cancelled" else "failed"
                 goes_on = earlier.run is not None and earlier.run != job.run
                 remedy = f" Resume that (`mixcpt resume {earlier.run}`), and this goes on too." if goes_on else ""
-                self._fail(job, f"It was waiting for {earlier.name}, which {how}: {status.message}{remedy}")
+                told = status.message.startswith(_WAITED)  # of the one at the root of it all, with what helps
+                why = f"{_WAITED} {earlier.name}, which {how}: {status.message}{remedy}"
+                self._fail(job, status.message if told else why)
                 return False
             if status.state != "done":
                 return False

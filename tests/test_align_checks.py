@@ -73,7 +73,7 @@ FAULTS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "more than there are": ("sft", {"samples__rule__count": 500}, "only 80 to choose from", "note"),
     "too few": ("sft", {"samples__rule__count": 8}, "8 samples is very little", "warning"),
     "too few pairs": ("dpo", {"samples__rule__count": 1}, "One sample is very little", "warning"),
-    "too long": ("sft", {"samples__max_tokens": 16}, "would be left out: allow longer ones", "warning"),
+    "too long": ("sft", {"samples__max_tokens": 16}, "which are left out: allow longer ones", "warning"),
     "longer than the model": ("sft", {"samples__max_tokens": 8192}, "look at 4,096 at most", "stop"),
     "high rate": ("sft", {"training__learning_rate": 0.002}, "0.002 is high for SFT", "warning"),
     "high rate of DPO": ("dpo", {"training__learning_rate": 0.0005}, "0.0005 is high for DPO", "warning"),

@@ -300,7 +300,8 @@ def test_a_failure_reaches_all_that_wait_for_it(jobs: Jobs, supervisor: Supervis
     third = submit(jobs, "note", after=(second.id,))
     supervisor.run_until([third.id], poll=POLL)
     assert (first.state, second.state, third.state) == ("failed", "failed", "failed")
-    assert second.status.message == f"It was waiting for {first.id}, which failed: The corpus 'x' is empty: add files."
+    why = f"It was waiting for {first.id}, which failed: The corpus 'x' is empty: add files."
+    assert (second.status.message, third.status.message) == (why, why)
     assert not (jobs.workspace.root / "file").exists()
 
 
