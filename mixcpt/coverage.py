@@ -13,6 +13,7 @@ import numpy as np
 
 from mixcpt import builtin, machine, shards, teachercache
 from mixcpt.config import MixtureConfig
+from mixcpt.errors import BadInput
 from mixcpt.machine import Machine
 from mixcpt.mixture import Mixture, is_ready, realise
 from mixcpt.modelfiles import model_fingerprint
@@ -37,7 +38,12 @@ class Coverage:
     @property
     def share(self) -> float:
         """Of the tokens, how many are at hand: 0 to 1."""
-        return self.at_hand / self.tokens
+        return self.at_hand / max(1, self.tokens)
+
+    @property
+    def saved(self) -> float:
+        """Share of the tokens that the teacher need not read: 0 to 1."""
+        return 1 - self.to_compute / max(1, self.tokens)
 
     def words(self) -> str:
         return f"teacher cache: {self.share:.0%} of the tokens are at hand"
@@ -80,13 +86,16 @@ def coverage(workspace: Workspace, stage: Stage, folder: Path, facts: Machine, w
     where it does not use the cache, and where that cannot be told at once. Quick when asked again.
 
     Raises:
-        NotFound: a source does not exist. Unavailable: this machine cannot do it.
+        Unavailable: this machine cannot do it.
     """
-    most = teachercache.limit(workspace)
-    if not stage.uses_teacher_cache or not most or stage.mixture.total_tokens() > MOST_TOKENS:
-        return None
     tokenizer_stamp = stamp(str(folder / "tokenizer.json"))
-    if tokenizer_stamp is None or not is_ready(workspace, stage.mixture, _tokenizer(folder, tokenizer_stamp)):
+    if not stage.uses_teacher_cache or tokenizer_stamp is None or stage.mixture.total_tokens() > MOST_TOKENS:
+        return None
+    try:
+        most = teachercache.limit(workspace)
+        if not most or not is_ready(workspace, stage.mixture, _tokenizer(folder, tokenizer_stamp)):
+            return None
+    except BadInput:  # a source or an end token is missing, or the settings are damaged: others tell
         return None
     texts = tuple(builtin.fingerprint(workspace, name) for name in sorted(stage.mixture.target_tokens()))
     segments = _segments(

@@ -71,11 +71,13 @@ class SampleSizes:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Needs of one run. `parts` are bytes per part, `seconds` those of training, measures included."""
+    """Needs of one run. `parts` are bytes per part, `seconds` those of training, measures included. `at_hand` is the
+    share of its tokens whose teacher's states are cached; None where that plays no part, or is not known."""
 
     memory_bytes: int
     seconds: float
     parts: dict[str, int]
+    at_hand: float | None = None
 
     def words(self) -> str:
         return f"about {self.memory_bytes / 1e9:.1f} GB of memory and {minutes(self.seconds)}"
@@ -140,12 +142,14 @@ def estimate(
     precision: str,
     gflops: float | None,
     sizes: SampleSizes | None = None,
+    cached: float = 0.0,
 ) -> Estimate:
     """Memory and time of training `stage`, for stage two with the scoring before it.
 
     Args:
         gflops: measured speed of matrix products on the CPU in the precision used; None on a GPU.
         sizes: what is known of the samples of stage two, which needs it.
+        cached: share of the knowledge stage's tokens that the teacher need not read, for its states are cached.
     """
     tokens = _tokens_at_once(stage, sizes)
     parts = {
@@ -155,8 +159,8 @@ def estimate(
         "activations": _activations(stage, shape, precision, tokens),
         "logits": _logits(stage, shape, device, precision, tokens),
     }
-    operations = _of_samples(stage, shape, _known(sizes)) if isinstance(stage, Sft) else _of_rows(stage, shape)
-    seconds = operations / ((gflops or _GPU_GFLOPS) * 1e9 * efficiency(device, precision))
+    needed = _of_samples(stage, shape, _known(sizes)) if isinstance(stage, Sft) else _of_rows(stage, shape, cached)
+    seconds = needed / ((gflops or _GPU_GFLOPS) * 1e9 * efficiency(device, precision))
     return Estimate(round(SLACK * sum(parts.values())), seconds, parts)
 
 
@@ -217,34 +221,37 @@ def _logits(stage: AnyStage, shape: Shape, device: str, precision: str, tokens: 
     return tile * (element if device == "cuda" else element + 4 * TILE_COPIES)
 
 
-def _of_rows(stage: Stage, shape: Shape) -> float:
-    """Operations of the knowledge stage. A frozen linear layer costs 2 a parameter and token forward, 2 backward."""
+def operations(stage: AnyStage, shape: Shape, tokens: float, cached: float = 0) -> float:
+    """Floating-point operations of training on `tokens`, of which the teacher's states of `cached` are at hand. Matrix
+    products only, and not those of attention and adapter. A frozen linear layer costs 2 a parameter and token forward
+    and 2 backward; TRL makes the logits anew for the backward pass; DPO asks its reference too."""
     body, head = _passes(shape)
-    teacher = body + head if stage.objective.needs_teacher else 0
-    per_token = _forward(stage, shape) + body + 2 * head + teacher
+    student = body * (1 + stage.training.checkpoint_activations) + body
+    if isinstance(stage, Sft):
+        return tokens * (student + 3 * head + (body + head if isinstance(stage, Dpo) else 0))
+    teacher = (tokens - cached) * body + tokens * head if stage.objective.needs_teacher else 0
+    return tokens * (student + 2 * head) + teacher
+
+
+def _of_rows(stage: Stage, shape: Shape, cached: float) -> float:
+    """Operations of the knowledge stage, measures included."""
     tokens = stage.mixture.total_tokens()
     steps = max(1, tokens // (stage.training.rows_per_step * stage.mixture.row_tokens))
-    return tokens * per_token + _measured_tokens(stage, steps, whole=2) * (body + head)
+    measured = _measured_tokens(stage, steps, whole=2)
+    return operations(stage, shape, tokens, cached * tokens) + measured * sum(_passes(shape))
 
 
 def _of_samples(stage: Sft, shape: Shape, sizes: SampleSizes) -> float:
-    """Operations of stage two: scores, training and measures. TRL makes the logits anew for the backward pass; DPO asks
-    its reference too."""
-    body, head = _passes(shape)
-    per_token = _forward(stage, shape) + body + 3 * head + (body + head if isinstance(stage, Dpo) else 0)
+    """Operations of stage two: scores, training and measures."""
     read = sizes.count * stage.training.epochs
     steps = max(1, -(-read // stage.training.samples_per_step))
-    measured = _measured_tokens(stage, steps, whole=3)
-    return read * sizes.mean_tokens * per_token + (sizes.scored_tokens + measured) * (body + head)
+    unlearned = sizes.scored_tokens + _measured_tokens(stage, steps, whole=3)
+    return operations(stage, shape, read * sizes.mean_tokens) + unlearned * sum(_passes(shape))
 
 
 def _passes(shape: Shape) -> tuple[int, int]:
     """Operations a token of the body and of the head, forward; backward through frozen weights costs the same."""
     return 2 * shape.linear_parameters, 2 * shape.width * shape.vocabulary
-
-
-def _forward(stage: AnyStage, shape: Shape) -> int:
-    return _passes(shape)[0] * (1 + stage.training.checkpoint_activations)
 
 
 def _measured_tokens(stage: AnyStage, steps: int, whole: int) -> int:

@@ -3,22 +3,24 @@
 Only small files are read: the model's configuration, manifests, what was measured of the machine.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mixcpt import machine
+from mixcpt.coverage import Coverage, coverage
 from mixcpt.estimate import Estimate, SampleSizes, Shape, estimate, require_memory, shape_of
 from mixcpt.machine import Machine
 from mixcpt.modelstore import ensure_model, find_folder
 from mixcpt.runs import Run
 from mixcpt.sizes import pinned_sizes, sample_sizes
-from mixcpt.stages import AnyStage, Sft
+from mixcpt.stages import AnyStage, Sft, Stage
 from mixcpt.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a run will need here, against what is free. Bytes."""
+    """What a run will need here, against what is free. Bytes. `cover` is what the teacher cache holds for it; None
+    where that plays no part or is not known."""
 
     needed: Estimate
     free_bytes: float
@@ -26,6 +28,7 @@ class Outlook:
     precision: str
     shape: Shape
     sizes: SampleSizes | None
+    cover: Coverage | None = None
 
 
 def outlook(workspace: Workspace, stage: AnyStage, facts: Machine | None) -> Outlook | None:
@@ -75,9 +78,12 @@ def _outlook(
     shape = shape_of(folder)
     if isinstance(stage, Sft) and sizes is None:
         sizes = sample_sizes(workspace, stage)
-    needed = estimate(stage, shape, device=device, precision=precision, gflops=gflops, sizes=sizes)
+    cover = coverage(workspace, stage, folder, facts, shape.width) if isinstance(stage, Stage) else None
+    cached = cover.saved if cover else 0.0
+    needed = estimate(stage, shape, device=device, precision=precision, gflops=gflops, sizes=sizes, cached=cached)
+    needed = replace(needed, at_hand=cover.share if cover else None)
     free = facts.cuda.memory_free_gb if device == "cuda" and facts.cuda else facts.memory_available_gb
-    return Outlook(needed, free * 1e9, device, precision, shape, sizes)
+    return Outlook(needed, free * 1e9, device, precision, shape, sizes, cover)
 
 
 def _fitting(stage: AnyStage, here: Outlook) -> Estimate:

@@ -23,7 +23,8 @@ from mixcpt.packing import IGNORED, build_row, pack, pad_rows
 from mixcpt.runs import Run
 from mixcpt.stages import Stage
 from mixcpt.teacher import final_hidden, teacher_mode
-from mixcpt.teachercache import Origin, Store, segment_key
+from mixcpt.teachercache import Origin, segment_key
+from mixcpt.teacherstore import Store
 from mixcpt.workspace import Workspace, read_json, write_json
 
 Say = Callable[[str], None]
@@ -166,7 +167,7 @@ def teacher_for(workspace: Workspace, run: Run, origin: Origin, width: int, mixt
         write_json(path, {"origin": origin.folder, "seen": store.snapshot()})
     segments = keys_of(mixture)
     store.claim(segments.keys)
-    say(cover(segments, store.keys()).words())
+    say(cover(segments, store).words())
     return CachedTeacher(store)
 
 

@@ -136,6 +136,9 @@ def test_seconds_by_hand() -> None:
     again = 64 * 160
     recomputed = (training + teacher + measuring + again) / speed
     assert seconds(training__checkpoint_activations=True) == pytest.approx(recomputed)
+    # The teacher's head is always asked, its body only for what is not cached.
+    cached = estimate(stage(), TINY, device="cpu", precision="bf16", gflops=1.0, cached=0.75).seconds
+    assert cached == pytest.approx((training + 64 * (160 / 4 + 80) + measuring) / speed)
     # 64 tokens in steps of 32 are two steps: measured before, after the first and after the second
     assert seconds(measures__every_steps=1) == pytest.approx((training + teacher + 1.5 * measuring) / speed)
 
