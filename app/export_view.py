@@ -33,20 +33,36 @@ def export(run: Run) -> None:
         captions=[_WHAT[kind] for kind in exports.KINDS],
         key="export_to",
     )
+    there = exports.find(run, to)
+    strength = _strength(to, there) if to != "tasks" else 1.0
     with st.container(border=True):
-        _state(run, to)
+        _state(run, to, strength, there)
     if to != "tasks":
-        _card(run, to)
+        _card(run, to, strength)
 
 
-def _state(run: Run, to: str) -> None:
+def _strength(to: str, there: Export | None) -> float:
+    """How much of the adapter goes along; at first what was exported before."""
+    return st.slider(
+        "Adapter strength",
+        0.0,
+        1.0,
+        there.strength if there else 1.0,
+        0.05,
+        key=f"export_strength_{to}",
+        help="How much of what the run has learned goes along. 1: the run as it was trained. 0: the base model. "
+        "Between, every layer adds that share of it. The page Talk lets you try a strength before you export it.",
+    )
+
+
+def _state(run: Run, to: str, strength: float, there: Export | None) -> None:
     """Where this export stands, and the one thing to do next."""
-    job, there = exports.latest_job(state.workspace(), run, to), exports.find(run, to)
+    job = exports.latest_job(state.workspace(), run, to)
     if job and job.state in _ACTIVE:
         _watch(job)
         return
     try:
-        needed = exports.estimate_bytes(state.workspace(), run, to)
+        needed = exports.estimate_bytes(state.workspace(), run, to, strength)
         current = there is not None and exports.is_current(state.workspace(), there)
     except MixcptError as problem:
         st.info(plain(problem), icon=":material/info:")
@@ -54,27 +70,29 @@ def _state(run: Run, to: str) -> None:
             st.caption("What was exported before is still there:")
             _finished(there)
         return
-    if there and current:
+    if there and current and there.strength == strength:
         _finished(there)
         return
     if job and job.state == "failed":
         show.error(MixcptError(job.status.message))
-    if there:
+    if there and not current:
         st.caption("The run, its name or its base changed since this was exported last, so it is out of date.")
-    _offer(run, to, needed)
+    elif there:
+        st.caption(f"It was exported at strength {there.strength:g} last; another export takes its place.")
+    _offer(run, to, strength, needed)
 
 
-def _offer(run: Run, to: str, needed: int) -> None:
+def _offer(run: Run, to: str, strength: float, needed: int) -> None:
     free = disk_free_gb(state.workspace()) * 1e9
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(
-            f"Export, about {size(needed)}",
+            f"{exports.at_strength('Export', strength, ' at strength ')}, about {size(needed)}",
             key="export_start",
             type="primary",
             icon=":material/upload_file:",
             disabled=needed > free,
             on_click=_start,
-            args=(run, to),
+            args=(run, to, strength),
             help="It works on the processor, beside whatever is training.",
         )
         if needed > free:
@@ -84,8 +102,8 @@ def _offer(run: Run, to: str, needed: int) -> None:
 
 
 @show.told
-def _start(run: Run, to: str) -> None:
-    exports.submit(state.workspace(), run, to, zipped=True)
+def _start(run: Run, to: str, strength: float) -> None:
+    exports.submit(state.workspace(), run, to, zipped=True, strength=strength)
 
 
 @st.fragment(run_every=1.0)
@@ -116,7 +134,8 @@ def _cancel(job: Job) -> None:
 
 
 def _finished(export: Export) -> None:
-    st.markdown(f":material/check_circle: **Exported, {size(export.bytes)}.** It lies on this machine in")
+    exported = exports.at_strength("Exported", export.strength, " at strength ")
+    st.markdown(f":material/check_circle: **{exported}, {size(export.bytes)}.** It lies on this machine in")
     st.code(printable(str(export.folder)), language=None)
     with st.container(horizontal=True, vertical_alignment="center"):
         _download(export)
@@ -135,7 +154,7 @@ def _download(export: Export) -> None:
         st.download_button(
             f"Download, {size(path.stat().st_size)}",
             lambda: open(path, "rb"),
-            file_name=f"{export.run.id}-{export.to}.zip",
+            file_name=f"{export.name}.zip",
             mime="application/zip",
             key="export_download",
             type="primary",
@@ -148,7 +167,7 @@ def _download(export: Export) -> None:
             key="export_zip",
             icon=":material/folder_zip:",
             on_click=_start,
-            args=(export.run, export.to),
+            args=(export.run, export.to, export.strength),
         )
     else:
         st.caption(
@@ -178,9 +197,9 @@ def _base(run: Run) -> str:
         return origin(state.workspace(), run.config.model.name).name
 
 
-def _card(run: Run, to: str) -> None:
+def _card(run: Run, to: str, strength: float) -> None:
     with st.expander("Model card: what its README.md will say", icon=":material/description:"):
         try:
-            st.markdown(card_to_show(state.workspace(), run, to, plain))
+            st.markdown(card_to_show(state.workspace(), run, to, plain, strength))
         except MixcptError as problem:
             show.error(problem)

@@ -31,26 +31,27 @@ _ORDINARY = re.compile(r"(?!.*www\.)(?:[^\W_]|[ ,.;%()+\N{MINUS SIGN}\N{RIGHTWAR
 _PAPER = "[Mix-CPT](https://arxiv.org/abs/2407.10804)"
 
 
-def model_card(workspace: Workspace, run: Run, to: str) -> str:
-    """The card (Markdown) of `run` exported as "adapter" or "merged".
+def model_card(workspace: Workspace, run: Run, to: str, strength: float = 1.0) -> str:
+    """The card (Markdown) of `run` exported as "adapter" or "merged", with so much of its adapter (0 to 1).
 
     Raises:
         Damaged: files of a run of its chain cannot be read.
     """
-    card = _Card(workspace, run, to == "merged", plain)
+    card = _Card(workspace, run, to == "merged", plain, strength)
     return f"{card.front_matter()}\n\n{card.text()}\n"
 
 
-def card_to_show(workspace: Workspace, run: Run, to: str, escaped: Callable[[str], str]) -> str:
+def card_to_show(workspace: Workspace, run: Run, to: str, escaped: Callable[[str], str], strength: float = 1.0) -> str:
     """As `model_card`, for a page: without the front matter, its headings two levels deeper, and what users wrote as
     `escaped` makes it. Raises as `model_card`."""
-    text = _Card(workspace, run, to == "merged", escaped).text()
+    text = _Card(workspace, run, to == "merged", escaped, strength).text()
     return re.sub(r"^(?=#+ )", "##", text, flags=re.MULTILINE)
 
 
 class _Card:
-    def __init__(self, workspace: Workspace, run: Run, merged: bool, escaped: Callable[[str], str]):
+    def __init__(self, workspace: Workspace, run: Run, merged: bool, escaped: Callable[[str], str], strength: float):
         self.workspace, self.run, self.merged, self.plain = workspace, run, merged, escaped
+        self.strength = strength
         self.config: AnyStage = run.config
         self.base = origin(workspace, self.config.model.name)
         self.chain, self.lost = facts.chain(workspace, run)
@@ -93,6 +94,8 @@ class _Card:
             f"{self.field or 'none was marked'}. What was gained there and what was forgotten in general were measured "
             "side by side; both are told below."
         )
+        if self.strength != 1:
+            yield self._part_of_it()
         told = [("Run", f"{self.plain(self.run.id)}, experiment {self.plain(self.run.info.experiment)}")]
         if tags := self.run.labels.tags:
             told.append(("Tags", ", ".join(map(self.plain, tags))))
@@ -100,6 +103,19 @@ class _Card:
             share = f"{trained['trainable_parameters']:,} of {trained['total_parameters']:,}"
             told.append(("Trained parameters", f"{share}; those of the base never changed"))
         yield _list(told)
+
+    def _part_of_it(self) -> str:
+        alpha = self.config.adapter.alpha
+        how = (
+            "so much of the adapter was added to the weights"
+            if self.merged
+            else f"`lora_alpha` is {alpha * self.strength:g} here, where training had {alpha:g}"
+        )
+        return (
+            f"**Its adapter is at strength {self.strength:g}**: every layer adds that share of what was learned (1 is "
+            f"the run as it was trained, 0 the base); {how}. The results below are those at strength 1: measure again "
+            "before you rely on a number."
+        )
 
     def _base_name(self) -> str:
         return f"[{self.plain(self.base.name)}](<{self.base.link}>)" if self.base.link else self.plain(self.base.name)

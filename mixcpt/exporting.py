@@ -21,6 +21,7 @@ from mixcpt.exports import (
     SPARE_DISK,
     ZIP_BYTES,
     Export,
+    at_strength,
     base_folder,
     chat_template,
     check,
@@ -53,47 +54,54 @@ _SHARD = "5GB"
 
 
 def run_job(context: JobContext) -> str:
-    """The `export` job. Payload: `to`, and `zip` (default False): also as one file, where it is small."""
+    """The `export` job. Payload: `to`; `zip` (default False): also as one file, where it is small; `strength` (default
+    1), the share of the adapter."""
     payload = context.job.payload
-    run = Runs(context.workspace).get(str(context.job.run))
-    export = make(context.workspace, run, str(payload["to"]), progress=context.progress, stop=context.check)
+    run, strength = Runs(context.workspace).get(str(context.job.run)), float(payload.get("strength", 1))
+    export = make(context.workspace, run, str(payload["to"]), strength, progress=context.progress, stop=context.check)
     if payload.get("zip") and export.bytes <= ZIP_BYTES and export.zip is None:
         context.progress(0.95, "packing it into one file")
         pack(context.workspace, export, context.check)
     size = f"{export.bytes / 1e6:,.1f} MB" if export.bytes >= 1e5 else f"{export.bytes / 1e3:,.0f} kB"
-    return f"Exported {export.to}: {size}."
+    return f"Exported {at_strength(export.to, strength)}: {size}."
 
 
 def make(
     workspace: Workspace,
     run: Run,
     to: str,
+    strength: float = 1.0,
     *,
     progress: Progress = lambda fraction, message: None,
     stop: Stop = lambda: None,
 ) -> Export:
     """Export `run`, unless that was done and nothing has changed since; returns what lies there then.
 
+    `strength`, from 0 to 1, is the share of the adapter that goes along: base + strength * delta.
+
     Raises:
         BadInput: as `exports.check`. TooLittle: too little disk or memory. Interrupted: by `stop`. Nothing half-done
             stays behind.
     """
-    check(workspace, run, to)
+    check(workspace, run, to, strength)
     with locked(lock_path(run, to)):
         for stale in (run.folder / "exports").glob(f".building-{to}-*"):  # of a process that was killed
             shutil.rmtree(stale)
         there = find(run, to)
-        if there and is_current(workspace, there):
+        if there and there.strength == strength and is_current(workspace, there):
             return there
-        workspace.require_disk(estimate_bytes(workspace, run, to) + SPARE_DISK, f"Exporting run {run.id} ({to})")
+        workspace.require_disk(
+            estimate_bytes(workspace, run, to, strength) + SPARE_DISK, f"Exporting run {run.id} ({to})"
+        )
         zip_path(run, to).unlink(missing_ok=True)
-        mark = {"run": run.id, "to": to, "mixcpt": __version__, "made_of": made_of(workspace, run, to)}
+        mark = {"run": run.id, "to": to, "strength": strength, "mixcpt": __version__}
+        mark["made_of"] = made_of(workspace, run, to, strength)
         with building(run.folder / "exports" / to) as folder:
             if to == "tasks":
                 folder.rmdir()  # it wants to make its folder itself
                 export_tasks(workspace, run, folder)
             else:
-                _write(workspace, run, to, folder, progress, stop)
+                _write(workspace, run, to, strength, folder, progress, stop)
             write_json(folder / MARK, mark | {"created": now()})
         made = find(run, to)
     assert made is not None, "it was just made"
@@ -110,31 +118,41 @@ def pack(workspace: Workspace, export: Export, stop: Stop = lambda: None) -> Pat
             with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
                 for path in sorted(export.folder.rglob("*")):
                     stop()
-                    archive.write(path, f"{export.run.id}-{export.to}/{path.relative_to(export.folder)}")
+                    archive.write(path, f"{export.name}/{path.relative_to(export.folder)}")
             unfinished.replace(target)
         finally:
             unfinished.unlink(missing_ok=True)
     return target
 
 
-def _write(workspace: Workspace, run: Run, to: str, folder: Path, progress: Progress, stop: Stop) -> None:
+def _write(
+    workspace: Workspace, run: Run, to: str, strength: float, folder: Path, progress: Progress, stop: Stop
+) -> None:
     base, known = base_folder(workspace, run), origin(workspace, run.config.model.name)
     if to == "adapter":
         progress(0.1, "writing the adapter")
         shutil.copyfile(run.adapter / "adapter_model.safetensors", folder / "adapter_model.safetensors")
-        settings = read_json(run.adapter / "adapter_config.json")
+        settings = weakened(read_json(run.adapter / "adapter_config.json"), strength)
         write_json(folder / "adapter_config.json", settings | {"base_model_name_or_path": known.name})
     else:
-        _write_merged(run, base, folder, progress, stop)
+        _write_merged(run, base, strength, folder, progress, stop)
     stop()
     progress(0.9, "writing tokenizer and model card")
     _write_tokenizer(run, base, folder)
-    write_atomic(folder / "README.md", model_card(workspace, run, to))
+    write_atomic(folder / "README.md", model_card(workspace, run, to, strength))
     if known.notice:
         write_atomic(folder / "NOTICE", known.notice + "\n")
 
 
-def _write_merged(run: Run, base: Path, folder: Path, progress: Progress, stop: Stop) -> None:
+def weakened(settings: dict[str, Any], strength: float) -> dict[str, Any]:
+    """An adapter_config.json at this strength: what a layer adds is proportional to its alpha, with rsLoRA too."""
+    if strength == 1:
+        return settings
+    own = {layers: alpha * strength for layers, alpha in (settings.get("alpha_pattern") or {}).items()}
+    return settings | {"lora_alpha": settings["lora_alpha"] * strength, "alpha_pattern": own}
+
+
+def _write_merged(run: Run, base: Path, strength: float, folder: Path, progress: Progress, stop: Stop) -> None:
     _require_memory(run, base)
     progress(0.0, "loading the base model")
     from mixcpt.merging import merge
@@ -143,7 +161,7 @@ def _write_merged(run: Run, base: Path, folder: Path, progress: Progress, stop: 
         stop()
         progress(0.1 + 0.5 * fraction, "adding the adapter to the weights")
 
-    model = merge(base, run.adapter, added)
+    model = merge(base, run.adapter, added, strength)
     progress(0.6, "writing the weights")
     model.save_pretrained(folder, max_shard_size=_SHARD)
     for weights in folder.glob("*.safetensors"):

@@ -6,8 +6,11 @@
     runs/<id>/exports/<kind>.zip   the same as one file, for a download
 
 `mixcpt.exporting` makes them, by jobs of the kind `export`, which leave the accelerator alone. Each appears whole, with
-an export.json that says what it was made of; one that is still right is not made again. What it gives up: disk, for
-what was exported stays with its run until one of them is removed.
+an export.json that says what it was made of; one that is still right is not made again. An adapter or a merged model
+may hold only a part of what was learned: its strength, 1 for all of it, 0 for the base.
+
+What it gives up: disk, for what was exported stays with its run until one of them is removed; and two strengths side by
+side, for of each kind there is one.
 """
 
 import hashlib
@@ -22,7 +25,7 @@ from mixcpt.card import model_card
 from mixcpt.errors import BadFile, BadInput, NotFound, TooLittle
 from mixcpt.estimate import shape_of
 from mixcpt.jobs import Job, Jobs
-from mixcpt.modelfiles import model_config, model_fingerprint
+from mixcpt.modelfiles import beyond_lora, model_config, model_fingerprint
 from mixcpt.modelstore import BUILTIN_MODELS, find_folder
 from mixcpt.runs import Run
 from mixcpt.stamps import Kept, stamp
@@ -44,13 +47,20 @@ _TOKENIZER = (
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export on disk; `made_of` changes with anything it was made of, `bytes` are those of its files."""
+    """A finished export on disk; `made_of` changes with anything it was made of, `bytes` are those of its files, and
+    `strength` is the share of the adapter that is in it."""
 
     run: Run
     to: str
     folder: Path
     made_of: str
     bytes: int
+    strength: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """For a file or folder that holds it elsewhere."""
+        return f"{self.run.id}-{at_strength(self.to, self.strength, '-at-')}"
 
     @property
     def zip(self) -> Path | None:
@@ -59,28 +69,47 @@ class Export:
         return path if path.is_file() else None
 
 
+def at_strength(what: str, strength: float, at: str = " at ") -> str:
+    """`what` with its strength where that is not the whole."""
+    return what if strength == 1 else f"{what}{at}{strength:g}"
+
+
 # What can be exported
 
 
-def check(workspace: Workspace, run: Run, to: str) -> None:
-    """See that `run` can be exported.
+def check(workspace: Workspace, run: Run, to: str, strength: float = 1.0) -> None:
+    """See that `run` can be exported at this strength.
 
     Raises:
         BadInput: an unknown kind; no finished adapter, or a damaged one; a base model that is gone or has changed; no
-            questions.
+            questions; a strength that is none, or of what has none.
     """
     if to not in KINDS:
         raise BadInput(f"There is no export {to!r}: take one of {', '.join(KINDS)}.")
+    check_strength(strength)
     if to == "tasks":
         _check_questions(run)
+        if strength != 1:
+            raise BadInput(f"The strength is {strength:g}, but questions hold no adapter: leave the strength out.")
         return
     _check_adapter(workspace, run)
+    if strength != 1 and (other := beyond_lora(run.adapter)):
+        raise BadInput(
+            f"The adapter of run {run.id} holds more than LoRA matrices, for example {other[0]}, which have no "
+            "strength: export it at strength 1."
+        )
     folder = base_folder(workspace, run)
     if to == "merged" and (kept := model_config(folder).get("quantization_config")):
         raise BadInput(
             f"The weights of {run.config.model.name} are stored quantised ({kept.get('quant_method', 'in few bits')}), "
             "so nothing can be merged into them exactly: export the adapter."
         )
+
+
+def check_strength(strength: float) -> None:
+    """Raises BadInput when it is none."""
+    if not 0 <= strength <= 1:
+        raise BadInput(f"The strength is {strength:g}: take one from 0 (the base) to 1 (the run as it was trained).")
 
 
 def _check_questions(run: Run) -> None:
@@ -131,9 +160,9 @@ def base_folder(workspace: Workspace, run: Run) -> Path:
     return folder
 
 
-def estimate_bytes(workspace: Workspace, run: Run, to: str) -> int:
+def estimate_bytes(workspace: Workspace, run: Run, to: str, strength: float = 1.0) -> int:
     """How much disk an export will take. Raises as `check`."""
-    check(workspace, run, to)
+    check(workspace, run, to, strength)
     if to == "tasks":
         return sum(path.stat().st_size for path in (run.folder / "tasks").glob("*.json*"))
     folder = base_folder(workspace, run)
@@ -163,19 +192,20 @@ def find(run: Run, to: str) -> Export | None:
     if not (folder / MARK).is_file():
         return None
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Export(run, to, folder, str(read_json(folder / MARK).get("made_of")), size)
+    mark = read_json(folder / MARK)
+    return Export(run, to, folder, str(mark.get("made_of")), size, float(mark.get("strength", 1)))
 
 
 def is_current(workspace: Workspace, export: Export) -> bool:
     """Whether it would be made the same again: same adapter, base, card. Raises as `check`."""
-    check(workspace, export.run, export.to)
-    return export.made_of == made_of(workspace, export.run, export.to)
+    check(workspace, export.run, export.to, export.strength)
+    return export.made_of == made_of(workspace, export.run, export.to, export.strength)
 
 
 _DIGESTS: Kept[str] = Kept()
 
 
-def made_of(workspace: Workspace, run: Run, to: str) -> str:
+def made_of(workspace: Workspace, run: Run, to: str, strength: float = 1.0) -> str:
     """A hash of all that an export is made of."""
     if to == "tasks":
         asked = sorted((run.folder / "tasks").glob("*.json*"))
@@ -183,7 +213,8 @@ def made_of(workspace: Workspace, run: Run, to: str) -> str:
         return _hash([*texts, readme(workspace, run), __version__])
     folder, weights = base_folder(workspace, run), run.adapter / "adapter_model.safetensors"
     parts = [
-        model_card(workspace, run, to),
+        model_card(workspace, run, to, strength),
+        str(strength),
         _DIGESTS.get(weights, [str(weights)], lambda: _file_hash(weights)),
         (run.adapter / "adapter_config.json").read_text(encoding="utf-8"),
         model_fingerprint(folder),
@@ -253,18 +284,20 @@ def lock_path(run: Run, to: str) -> Path:
 # Its job
 
 
-def submit(workspace: Workspace, run: Run, to: str, zipped: bool = False) -> Job:
+def submit(workspace: Workspace, run: Run, to: str, zipped: bool = False, strength: float = 1.0) -> Job:
     """Queue an export; while the same one waits or runs it is that. `zipped`: also as one file, where it is small.
 
     Raises:
         BadInput: it cannot be exported; see `check`.
     """
-    check(workspace, run, to)
+    check(workspace, run, to, strength)
     with locked(lock_path(run, "submit")):
         job = latest_job(workspace, run, to)
-        if job and job.state in ("queued", "running"):
+        if job and job.state in ("queued", "running") and job.payload.get("strength") == strength:
             return job
-        return Jobs(workspace).submit("export", {"to": to, "zip": zipped}, run=run.id, label=f"{run.title}, {to}")
+        payload = {"to": to, "zip": zipped, "strength": strength}
+        label = f"{run.title}, {at_strength(to, strength)}"
+        return Jobs(workspace).submit("export", payload, run=run.id, label=label)
 
 
 def latest_job(workspace: Workspace, run: Run, to: str) -> Job | None:

@@ -1,6 +1,8 @@
 """The adapter added into the weights of its base, so that what is left is an ordinary model in bf16.
 
-    W' = bf16(fp32(W) + s B A)        s = alpha / rank, or alpha / sqrt(rank) with rsLoRA (Hu et al., 2106.09685, eq. 3)
+    W' = bf16(fp32(W) + t s B A)      s = alpha / rank, or alpha / sqrt(rank) with rsLoRA (Hu et al., 2106.09685, eq. 3)
+
+t is the strength: 1 for the run as it was trained, less for so much of what it learned, 0 for the base.
 
 The sum is taken in fp32 and rounded once, so every number of W' is within half a step of bf16, 2^-8 of its size, of
 the exact sum; weights without an adapter stay as they are. The base is taken as it is stored, never in 4 bits: adding
@@ -19,22 +21,24 @@ from typing import cast
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
-from safetensors import safe_open
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from mixcpt import models
 from mixcpt.errors import BadFile
-from mixcpt.modelfiles import model_config
+from mixcpt.modelfiles import beyond_lora, model_config
 from mixcpt.modelfiles import stored_in_bf16 as stored_in_bf16
 
 Progress = Callable[[float], None]
 
 
-def merge(folder: Path, adapter: Path, progress: Progress = lambda fraction: None) -> PreTrainedModel:
+def merge(
+    folder: Path, adapter: Path, progress: Progress = lambda fraction: None, strength: float = 1.0
+) -> PreTrainedModel:
     """The model in `folder` with the adapter in `adapter` merged, in bf16 on the CPU, ready for `save_pretrained`.
 
-    `progress` is told the share of layers that are done (0 to 1) and may raise to stop.
+    `strength` is the share of the adapter that is added. `progress` is told the share of layers that are done (0 to 1)
+    and may raise to stop.
 
     Raises:
         BadFile: no model or adapter there, one that does not fit the other, an adapter that holds more than LoRA
@@ -46,7 +50,7 @@ def merge(folder: Path, adapter: Path, progress: Progress = lambda fraction: Non
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLinear)]
     for number, (name, layer) in enumerate(layers):
         progress(number / len(layers))
-        _add(name, layer, adapter)
+        _add(name, layer, adapter, strength)
     merged = cast(PreTrainedModel, model.unload())
     for parameter in merged.parameters():  # the buffers of positions keep their fp32, as in a model that is loaded
         parameter.data = parameter.data.to(torch.bfloat16)
@@ -58,12 +62,7 @@ def merge(folder: Path, adapter: Path, progress: Progress = lambda fraction: Non
 
 def _require_plain_lora(adapter: Path) -> None:
     """What else an adapter may hold (whole layers, embeddings, magnitudes, biases) would be left out of the sum."""
-    path = adapter / "adapter_model.safetensors"
-    if not path.is_file():
-        raise BadFile(f"{adapter} holds no adapter_model.safetensors: check the path.")
-    with safe_open(path, framework="pt") as file:
-        other = [name for name in file.keys() if not name.endswith((".lora_A.weight", ".lora_B.weight"))]  # noqa: SIM118
-    if other:
+    if other := beyond_lora(adapter):
         raise BadFile(
             f"The adapter in {adapter} holds more than LoRA matrices, for example {other[0]}, which cannot be merged "
             "exactly: export the adapter itself."
@@ -71,10 +70,10 @@ def _require_plain_lora(adapter: Path) -> None:
 
 
 @torch.no_grad()
-def _add(name: str, layer: LoraLinear, adapter: Path) -> None:
+def _add(name: str, layer: LoraLinear, adapter: Path, strength: float) -> None:
     weight = cast(nn.Linear, layer.get_base_layer()).weight
     (own,) = layer.lora_A  # a run has one adapter
-    total = weight.float() + layer.get_delta_weight(own).float()
+    total = weight.float() + strength * layer.get_delta_weight(own).float()
     if not torch.isfinite(total).all():
         raise BadFile(f"The adapter in {adapter} makes {name} NaN or infinite: it is damaged, train it again.")
     weight.data = total.to(torch.bfloat16)

@@ -1,8 +1,11 @@
-"""What lies in a model's folder, without torch: is it whole, is its tokenizer of use at once, which model is it."""
+"""What lies in the folder of a model or an adapter, without torch: is it whole, is its tokenizer of use at once, which
+model is it, what was trained."""
 
 import hashlib
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from mixcpt.errors import BadFile, Damaged
 from mixcpt.workspace import read_json
@@ -40,6 +43,19 @@ def _json_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadFile(f"{path} holds no JSON object: fetch the model again.")
     return found
+
+
+def beyond_lora(adapter: Path) -> list[str]:
+    """Names of the weights in an adapter's folder that are no LoRA matrices: whole layers, embeddings, biases.
+
+    Raises:
+        BadFile: there is no adapter.
+    """
+    path = adapter / "adapter_model.safetensors"
+    if not path.is_file():
+        raise BadFile(f"{adapter} holds no adapter_model.safetensors: check the path.")
+    with safe_open(path, framework="np") as file:
+        return [name for name in file.keys() if not name.endswith((".lora_A.weight", ".lora_B.weight"))]  # noqa: SIM118
 
 
 def model_fingerprint(folder: Path) -> str:

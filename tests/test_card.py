@@ -135,6 +135,14 @@ def test_nf4_scores_are_not_those_of_the_merged_weights(workspace: Workspace) ->
     assert "With the base in bf16 or fp32 they come out differently" in adapter and "bitsandbytes " in adapter
 
 
+def test_a_part_of_the_adapter_is_told_with_what_it_means(workspace: Workspace) -> None:
+    run = made_run(workspace, stage=stage_of(adapter__alpha=24.0))
+    adapter, merged = (model_card(workspace, run, to, 0.25) for to in ("adapter", "merged"))
+    assert "at strength 0.25**: every layer adds that share" in adapter and "those at strength 1: measure" in merged
+    assert "`lora_alpha` is 6 here, where training had 24" in adapter and "so much of the adapter was added" in merged
+    assert "strength" not in model_card(workspace, run, "adapter")
+
+
 def test_what_was_not_measured_is_said(workspace: Workspace) -> None:
     run = made_run(workspace, state="failed")
     assert "Nothing was measured." in model_card(workspace, run, "adapter")

@@ -1,6 +1,8 @@
 """`mixcpt export` and `mixcpt card`: exit codes, one sentence, and what is written; jobs run inside this process."""
 
+import json
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,10 @@ from exportable import exportable_run, tiny_model
 from in_process import InProcess
 from made import made_run
 
-from mixcpt import supervisor
+from mixcpt import exporting, supervisor
 from mixcpt.card import model_card
 from mixcpt.cli import main
-from mixcpt.jobs import Jobs
+from mixcpt.jobs import Job, Jobs
 from mixcpt.runs import Run
 from mixcpt.workspace import Workspace
 
@@ -47,6 +49,38 @@ def test_the_next_one_is_only_copied(workspace: Workspace, run: Run, capsys: pyt
     assert main(["export", run.id, "two"]) == 0
     assert capsys.readouterr() == ("two\n", "") and exports_of(workspace) == ["done"]
     assert Path("one/adapter_config.json").read_bytes() == Path("two/adapter_config.json").read_bytes()
+
+
+def test_so_much_of_the_adapter_as_was_asked_for(
+    workspace: Workspace, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", run.id, "--strength", "0.5", "half"]) == 0
+    assert "adapter at 0.5: done" in capsys.readouterr().err
+    assert main(["export", run.id, "whole"]) == 0
+    assert main(["export", run.id, "again"]) == 0
+    alphas = [json.loads(Path(name, "adapter_config.json").read_text())["lora_alpha"] for name in ("half", "whole")]
+    assert alphas == [4.0, 8.0] and exports_of(workspace) == ["done", "done"]
+    assert Path("whole/README.md").read_bytes() == Path("again/README.md").read_bytes()
+    capsys.readouterr()
+    assert main(["card", run.id, "--strength", "0.5"]) == 0
+    assert capsys.readouterr().out == Path("half/README.md").read_text()
+    for command in (["export", run.id, "--strength", "2", "out"], ["card", run.id, "--strength", "nan"]):
+        assert main(command) == 2
+        assert "take one from 0 (the base) to 1" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_what_is_taken_away_meanwhile_is_told(
+    workspace: Workspace, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AnotherStrength(InProcess):
+        def run_until(self, job_ids: Iterable[str], on_change: Callable[[Job], None] = lambda job: None) -> None:
+            super().run_until(job_ids, on_change)
+            exporting.make(workspace, run, "adapter", 0.25)
+
+    monkeypatch.setattr(supervisor, "Supervisor", AnotherStrength)
+    assert main(["export", run.id, "out"]) == 1
+    assert "was removed or made anew meanwhile: export it again" in capsys.readouterr().err and not Path("out").exists()
 
 
 def test_what_is_there_is_not_touched(workspace: Workspace, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

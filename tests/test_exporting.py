@@ -9,17 +9,19 @@ import sys
 import zipfile
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from exportable import FAMILIES, exportable_run, tiny_model
+from exportable import FAMILIES, exportable_run, random_adapter, tiny_model
 from made import made_child
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from mixcpt import exporting, machine, worker
 from mixcpt.errors import Interrupted, TooLittle
-from mixcpt.exporting import generation_config, make, pack
+from mixcpt.exporting import generation_config, make, pack, weakened
 from mixcpt.exports import submit
 from mixcpt.modelstore import BUILTIN_MODELS
 from mixcpt.processes import lease
@@ -78,6 +80,53 @@ def test_an_adapter_is_loaded_by_plain_peft(workspace: Workspace, run: Run, mode
     )
     assert asked == "<user>hi<eos><assistant>"
     assert tokenizer("hi").input_ids == AutoTokenizer.from_pretrained(model)("hi").input_ids
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("strength", [0.0, 0.4])
+def test_an_adapter_of_some_strength_adds_that_share_in_plain_peft(
+    workspace: Workspace, run: Run, model: Path, strength: float, rslora: bool
+) -> None:
+    """Against a base whose weights had strength * (alpha / r) * B A added by hand, in float64."""
+    shutil.rmtree(run.adapter)
+    random_adapter(model, run.adapter, rank=4, alpha=8.0, rslora=rslora)
+    made = make(workspace, run, "adapter", strength)
+    weights, scale = load_file(run.adapter / "adapter_model.safetensors"), 8 / (2 if rslora else 4)
+    by_hand: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)
+    names = [name for name in weights if "lora_A" in name]
+    for name in names:
+        delta = scale * weights[name.replace("lora_A", "lora_B")].double() @ weights[name].double()
+        layer = by_hand.get_submodule(name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"))
+        layer.weight.data += strength * delta
+    with torch.no_grad():
+        wanted = by_hand(input_ids=IDS).logits
+        base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)
+        before = base(input_ids=IDS).logits
+        found = PeftModel.from_pretrained(base, str(made.folder)).eval()(input_ids=IDS).logits
+    assert len(names) == 14 and (found - wanted).abs().max() < 1e-5
+    assert (wanted - before).abs().max() > 0.01 if strength else torch.equal(found, before)
+    assert made.strength == strength and json.loads((made.folder / "export.json").read_text())["strength"] == strength
+
+
+def test_layers_with_an_alpha_of_their_own_are_weakened_too() -> None:
+    settings = {"r": 4, "lora_alpha": 8, "alpha_pattern": {"q_proj": 6.0}}
+    assert weakened(settings, 0.5) == {"r": 4, "lora_alpha": 4.0, "alpha_pattern": {"q_proj": 3.0}}
+    assert weakened(settings, 1.0) is settings
+
+
+@pytest.mark.parametrize("to", ["adapter", "merged"])
+def test_another_strength_takes_the_place_of_the_one_before(workspace: Workspace, run: Run, to: str) -> None:
+    whole = make(workspace, run, to)
+    pack(workspace, whole)
+    weak = make(workspace, run, to, 0.25)
+    assert make(workspace, run, to, 0.25) == weak and weak.folder == whole.folder and weak.zip is None
+    assert (
+        weak.made_of != whole.made_of and "Its adapter is at strength 0.25" in (weak.folder / "README.md").read_text()
+    )
+    with zipfile.ZipFile(pack(workspace, weak)) as archive:
+        assert {name.split("/")[0] for name in archive.namelist()} == {f"{run.id}-{to}-at-0.25"}
+    assert make(workspace, run, to).made_of == whole.made_of
 
 
 def test_a_child_brings_the_adapter_and_template_of_its_chain(workspace: Workspace, run: Run) -> None:
@@ -276,11 +325,11 @@ def test_a_zip_holds_the_same_files_in_one_folder(workspace: Workspace, run: Run
 
 def test_the_job_exports_without_the_accelerator(workspace: Workspace, run: Run) -> None:
     """By a real worker, while somebody else has the accelerator."""
-    job = submit(workspace, run, "merged", zipped=True)
+    job = submit(workspace, run, "merged", zipped=True, strength=0.5)
     with lease(workspace, "somebody else") as descriptor:
         assert descriptor is not None
         Supervisor(workspace).run_until([job.id], poll=0.1)
-    assert (job.state, job.status.message[:16]) == ("done", "Exported merged:"), job.tail(20)
+    assert (job.state, job.status.message[:23]) == ("done", "Exported merged at 0.5:"), job.tail(20)
     assert (run.folder / "exports" / "merged.zip").is_file()
 
 

@@ -5,9 +5,11 @@ import shutil
 from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
 from exportable import exportable_run, tiny_model
 from made import made_job, made_run
+from safetensors.numpy import load_file, save_file
 
 from mixcpt import builtin, exporting, exports, recorded
 from mixcpt.errors import BadFile, BadInput, NotFound, TooLittle
@@ -97,6 +99,25 @@ def test_a_base_model_that_is_stored_in_few_bits(workspace: Workspace, run: Run,
     check(workspace, run, "adapter")
     with pytest.raises(BadInput, match=r"stored quantised \(gptq\).*: export the adapter"):
         check(workspace, run, "merged")
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.5, float("nan"), float("inf")])
+def test_a_strength_that_is_none(workspace: Workspace, run: Run, strength: float) -> None:
+    with pytest.raises(BadInput, match=rf"The strength is {strength:g}: take one from 0 \(the base\) to 1"):
+        check(workspace, run, "adapter", strength)
+
+
+def test_a_strength_of_what_has_none(workspace: Workspace, run: Run) -> None:
+    with pytest.raises(BadInput, match=r"The strength is 0\.5, but questions hold no adapter: leave the strength out"):
+        check(workspace, run, "tasks", 0.5)
+    weights = load_file(run.adapter / "adapter_model.safetensors")
+    weights["base_model.model.lm_head.weight"] = np.zeros((257, 64), np.float32)
+    save_file(weights, run.adapter / "adapter_model.safetensors")
+    check(workspace, run, "adapter")
+    with pytest.raises(
+        BadInput, match=r"holds more than LoRA matrices, for example base_model.*: export it at strength 1"
+    ):
+        check(workspace, run, "adapter", 0.5)
 
 
 def test_questions_that_nobody_asked(workspace: Workspace, run: Run) -> None:
@@ -207,7 +228,11 @@ def test_the_same_export_is_queued_once(workspace: Workspace, run: Run) -> None:
     first = submit(workspace, run, "adapter", zipped=True)
     assert submit(workspace, run, "adapter").id == first.id
     assert submit(workspace, run, "merged").id != first.id
-    assert (first.kind, first.run, first.payload) == ("export", run.id, {"to": "adapter", "zip": True})
+    payload = {"to": "adapter", "zip": True, "strength": 1.0}
+    assert (first.kind, first.run, first.payload) == ("export", run.id, payload)
+    weak = submit(workspace, run, "merged", strength=0.5)
+    assert weak.payload["strength"] == 0.5 and weak.label.endswith("merged at 0.5")
+    assert submit(workspace, run, "merged", strength=0.5).id == weak.id
     first.update(state="failed")
     assert submit(workspace, run, "adapter").id != first.id
     assert run.state(Jobs(workspace)) == "done", "an export is no part of how a run stands"

@@ -63,10 +63,25 @@ def test_every_merged_number_is_the_exact_sum_rounded_once(home: Path, family: s
     added = deltas(home / f"{family}-adapter", transposed=family == "gpt2")
     assert after.keys() == before.keys() and len(added) == {"llama": 14, "gemma3": 14, "gpt2": 8}[family]
     assert set(added) <= set(after)
+    is_sum(after, before, added)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_of_a_merged_adapter_so_much_is_added_as_its_strength_says(
+    home: Path, family: str, strength: float, tmp_path: Path
+) -> None:
+    merge(home / family, home / f"{family}-adapter", strength=strength).save_pretrained(tmp_path)
+    before, after = tensors(home / family), tensors(tmp_path)
+    added = deltas(home / f"{family}-adapter", transposed=family == "gpt2")
+    is_sum(after, before, {name: strength * delta for name, delta in added.items() if strength})
+
+
+def is_sum(after: dict[str, Tensor], before: dict[str, Tensor], added: dict[str, Tensor]) -> None:
     for name, merged in after.items():
         assert merged.dtype == torch.bfloat16
         if name not in added:
-            assert torch.equal(merged, before[name]), f"{name} has no adapter"
+            assert torch.equal(merged, before[name]), f"nothing is added to {name}"
             continue
         exact = before[name].double() + added[name]
         slack = 1e-6 * (before[name].double().abs() + added[name].abs())  # of the sum in fp32

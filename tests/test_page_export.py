@@ -42,7 +42,7 @@ def test_each_kind_is_exported_with_its_size_told_before(studio: Workspace, run:
     app = tab(run, to)
     assert labels(app)["export_start"].startswith("Export, about ") and "of disk are free" in texts(app)
     app.button(key="export_start").click().run()
-    assert export_jobs(studio) == [{"to": to, "zip": True}] and not app.exception
+    assert export_jobs(studio) == [{"to": to, "zip": True, "strength": 1.0}] and not app.exception
     assert "export_start" not in labels(app) and labels(app)["export_cancel"] == "Cancel"
     InProcess(studio).run_until([job.id for job in Jobs(studio).all() if job.kind == "export"])
     app.run()
@@ -53,6 +53,29 @@ def test_each_kind_is_exported_with_its_size_told_before(studio: Workspace, run:
     assert str(made.folder) in texts(app) and "Exported, " in texts(app)
     wanted = {"adapter": "PeftModel.from_pretrained(base, ", "merged": "AutoModelForCausalLM", "tasks": "lm_eval "}
     assert wanted[to] in texts(app)
+
+
+@pytest.mark.parametrize("to", ["adapter", "merged"])
+def test_so_much_of_the_adapter_as_the_slider_says(studio: Workspace, run: Run, to: str) -> None:
+    app = tab(run, to)
+    app.slider(key=f"export_strength_{to}").set_value(0.5).run()
+    assert labels(app)["export_start"].startswith("Export at strength 0.5, about ")
+    assert "Its adapter is at strength 0.5" in texts(app), "the card tells it beforehand"
+    app.button(key="export_start").click().run()
+    assert export_jobs(studio) == [{"to": to, "zip": True, "strength": 0.5}]
+    InProcess(studio).run_until([job.id for job in Jobs(studio).all() if job.kind == "export"])
+    app.run()
+    made = exports.find(run, to)
+    assert made and made.strength == 0.5 and "Exported at strength 0.5, " in texts(app) and not app.exception
+    app.slider(key=f"export_strength_{to}").set_value(1.0).run()
+    assert "It was exported at strength 0.5 last; another export takes its place." in texts(app)
+    assert labels(app)["export_start"].startswith("Export, about ")
+    again = tab(run, to)
+    assert again.slider(key=f"export_strength_{to}").value == 0.5 and "Exported at strength 0.5, " in texts(again)
+
+
+def test_questions_have_no_strength(studio: Workspace, run: Run) -> None:
+    assert not tab(run, "tasks").slider
 
 
 def test_a_double_click_exports_once(studio: Workspace, run: Run) -> None:
