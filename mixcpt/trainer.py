@@ -31,9 +31,12 @@ from transformers import (
 from mixcpt import models
 from mixcpt.config import ModelConfig
 from mixcpt.errors import BadInput, Diverged, Interrupted, Unavailable
+from mixcpt.lowrank import streamline
 from mixcpt.lssd import Head
 from mixcpt.measures import Measures
 from mixcpt.optimisation import OptimiserConfig
+from mixcpt.outlook import Effort
+from mixcpt.progress import cached_share, peak_share
 from mixcpt.runs import Run
 from mixcpt.teacher import teacher_mode
 from mixcpt.workspace import Workspace, now, read_json, write_json
@@ -86,18 +89,26 @@ def is_whole(checkpoint: Path) -> bool:
 class Recorder(TrainerCallback):
     """Writes a line of metrics a step, takes the measures when they are due, and listens for a request to stop.
 
-    tokens: those read by the end of each step, from step 0 on.
+    tokens: those read by the end of each step, from step 0 on. effort: by which each step's share of this machine's
+    peak is told.
     """
 
     def __init__(
-        self, run: Run, tokens: Sequence[int], measures: Measures, head: Head, progress: Progress, check: Check
+        self,
+        run: Run,
+        tokens: Sequence[int],
+        measures: Measures,
+        head: Head,
+        progress: Progress,
+        check: Check,
+        effort: Effort | None = None,
     ):
         self.run, self.measures, self.head = run, measures, head
         self.progress, self.check = progress, check
         self.trainer: Watched
         self.interrupted: Interrupted | None = None
         self.every = run.config.measures.every_steps
-        self.tokens = tokens
+        self.tokens, self.effort = tokens, effort
         self.started = time.perf_counter()
 
     def on_train_begin(
@@ -124,6 +135,8 @@ class Recorder(TrainerCallback):
             "tokens_per_second": read / seconds,
             "memory_bytes": peak_memory(args.device),
         }
+        if self.effort:
+            record["peak_share"] = self.effort.share(read, figures.get("cached_tokens", 0), seconds)
         self.run.append(record)
         if step == state.max_steps or (self.every and step % self.every == 0):
             self._measure(step)
@@ -265,6 +278,7 @@ def load(
         model = models.load_adapter(base, adapter, trainable=True)
     else:
         model = models.attach_adapter(base, stage.adapter, stage.training.seed)
+    streamline(model)
     head = models.output_head(base)
     models.verify_head(base, head)
     trainable, total = models.parameter_counts(model)
@@ -315,6 +329,8 @@ def results_of(run: Run, tokens: int, loaded: Loaded) -> dict[str, Any]:
         "seconds": round(training_seconds + measuring_seconds, 1),
         "tokens_per_second": round(tokens / training_seconds, 1),
         "measure_share": round(measuring_seconds / (training_seconds + measuring_seconds), 3),
+        "peak_share": peak_share(losses),
+        "cached_share": cached_share(losses),
         "peak_memory_bytes": max(record["memory_bytes"] for record in losses),
         "base": curve[0]["measure"],
         "final": curve[-1]["measure"],
