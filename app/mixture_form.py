@@ -14,6 +14,7 @@ from app import forms, state
 from app.drafting import change, change_one, typed
 from app.words import plain
 from mixcpt.builtin import KINDS, WORDS
+from mixcpt.config import SourceShare
 from mixcpt.corpus import list_corpora
 from mixcpt.drafts import Draft, Drafts
 from mixcpt.palette import KIND_WORDS
@@ -176,7 +177,8 @@ def _draw_source(draft: Draft, entry: Entry, known: dict[str, str], alone: bool,
     """A source's line: its name, its share, and what can be done with it."""
     name = entry["source"]
     words, number, more = st.columns(_COLUMNS, vertical_alignment="center")
-    words.markdown(f"{title}:small[:gray[{plain(name)}]]")
+    weighed = SourceShare.model_construct(**(entry | {"domain": False})).marks
+    words.markdown(f"{title}:small[:gray[{plain(', '.join([name, *weighed]))}]]")
     with number:
         _share(
             f"mixture_share_{name}",
@@ -211,7 +213,25 @@ def _more(draft: Draft, entry: Entry, known: dict[str, str], alone: bool) -> Non
             on_change=mark,
             help="Its held-out part becomes the measure of what was learned.",
         )
+        for part in ("weight", "retention_weight"):
+            _weight(draft, entry, part)
         _take_out(draft, name, alone)
+
+
+def _weight(draft: Draft, entry: Entry, part: str) -> None:
+    """A setting of one source as the form draws all settings, in words of `SourceShare`."""
+    name = entry["source"]
+    one = next(one for one in forms.fields(SourceShare) if one.path == part)
+    key = f"mixture_{part}_{name}"
+    forms.show(key, float(entry[part]))
+    st.number_input(
+        plain(one.title),
+        step=0.5,
+        format="%g",
+        key=key,
+        on_change=lambda: _edit(draft.id, lambda mixed: _with(mixed, name, **{part: st.session_state[key]})),
+        help=plain(one.help),
+    )
 
 
 def _take_out(draft: Draft, name: str, alone: bool, label: str = "Take it out") -> None:
@@ -262,4 +282,4 @@ def _appended(mixed: list[Entry], name: str, kind: str) -> list[Entry]:
         if total:
             share = round(total / (len(field) + 1), 4)
             mixed = _scaled(mixed, [one["source"] for one in field], total - share)
-    return [*mixed, {"source": name, "share": share, "domain": is_field}]
+    return [*mixed, SourceShare(source=name, share=share, domain=is_field).model_dump()]

@@ -383,7 +383,7 @@ def _shares(mixture: MixtureConfig, path: str, part: str) -> _Settings:
     return {
         f"{path}[{source.source}]": (
             (part, f"Share of {source.source}"),
-            f"{100 * source.share / total:.3g} %{', the field' if source.domain else ''}",
+            ", ".join([f"{100 * source.share / total:.3g} %", *source.marks]),
         )
         for source in mixture.sources
     }

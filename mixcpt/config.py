@@ -39,6 +39,29 @@ class SourceShare(Config):
         level="basic",
         help="Marks the documents of the field to be learned: their held-out part is the domain measure.",
     )
+    weight: float = setting(
+        1.0,
+        label="Weight in the loss",
+        ge=0,
+        le=1000,
+        help="How much its tokens count beside those of the other sources: 2 counts double, 0 is read but not learned "
+        "from.",
+    )
+    retention_weight: float = setting(
+        1.0,
+        label="Weight of retention",
+        ge=0,
+        le=1000,
+        help="On its tokens the objective's weight of retention is multiplied by this: 0 lets the model move freely "
+        "there, 2 holds it twice as firmly.",
+    )
+
+    @property
+    def marks(self) -> list[str]:
+        """What is told of it besides its share, in words."""
+        marks = ["the field"] if self.domain else []
+        marks += [f"loss times {self.weight:g}"] if self.weight != 1 else []
+        return marks + ([f"retention times {self.retention_weight:g}"] if self.retention_weight != 1 else [])
 
 
 class MixtureConfig(Config):

@@ -70,7 +70,7 @@ class _Mixture:
     runs: list[RunSummary] = field(default_factory=list)
 
 
-_RETENTION = {"kl": "KL to the original", "lssd": "LSSD"}
+_RETENTION = {"kl": "KL to the original", "lssd": "LSSD", "mol": "MoL, reverse KL on general text"}
 _GIVEN_UP = {"failed": "failed", "cancelled": "was cancelled"}
 _stages: Kept[AnyStage | None] = Kept()
 _manifests: Kept[Manifest] = Kept()
@@ -215,7 +215,7 @@ def mixture_table(config: MixtureConfig, read: Mapping[str, Record]) -> tuple[tu
     for source in config.sources:
         if source.share == 0:
             continue
-        name = f"{source.source} (the field)" if source.domain else source.source
+        name = f"{source.source} ({', '.join(source.marks)})" if source.marks else source.source
         line = (name, f"{source.share / total:.0%}")
         if got := read.get(source.source):
             lines.append((*line, f"{got['realised_share']:.1%}", f"{got['tokens']:,}", f"{got['epochs']:.2f}"))

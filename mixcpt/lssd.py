@@ -179,7 +179,7 @@ def chunked_loss(
 
     Args:
         hidden: [n, width] student states after the final norm; gets the gradient.
-        teacher_hidden: [n, width] teacher states, or None when no retention is asked.
+        teacher_hidden: [n, width] teacher states, or None when no retention is asked (of any token).
         labels: [n], the token each row predicts, -100 where it does not count.
         head: where its weight or bias requires a gradient, it gets one too; its products then run in the type of
             `hidden`. teacher_head: when it differs from the student's, as it does when that is trained.
@@ -188,10 +188,8 @@ def chunked_loss(
     Raises:
         ValueError: retention is asked without a teacher, or of a trained head without the teacher's own.
     """
-    if objective.needs_teacher:
-        _needed(teacher_hidden)
-        if head.is_trained and teacher_head is None:
-            raise ValueError("the head is trained, so the teacher needs its own: pass the original as teacher_head")
+    if objective.needs_teacher and head.is_trained and teacher_head is None:
+        raise ValueError("the head is trained, so the teacher needs its own: pass the original as teacher_head")
     places = (labels != IGNORED).nonzero().squeeze(1)
     factors = _at(places, weights)
     sums = (len(places), float(factors.ce.sum()), float(factors.retention.sum()))
@@ -199,11 +197,13 @@ def chunked_loss(
     if weights is not None:
         order, held = _costly(factors, objective)
         places, factors = places[order], TokenWeights(factors.ce[order], factors.retention[order])
+    if objective.needs_teacher and (held or weights is None):
+        teacher_hidden = _needed(teacher_hidden).detach().index_select(0, places[:held])
     total, ce, retention = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
         hidden.index_select(0, places),
         head.weight,
         head.bias,
-        teacher_hidden.detach().index_select(0, places[:held]) if teacher_hidden is not None and held else None,
+        teacher_hidden if held else None,
         labels.index_select(0, places),
         factors,
         head,

@@ -192,6 +192,11 @@ class Mixture:
         source, document, start, length, epoch = (int(value) for value in self.segments[number])
         return Segment(source, document, start, length, epoch)
 
+    def source_of(self, row: Row) -> np.ndarray:
+        """Per token of a row, the index in `sources` of where it comes from."""
+        source: np.ndarray = self.segments[row.segment, 0]
+        return source
+
     def segment_ids(self, number: int) -> np.ndarray:
         """The token ids of one segment, its BOS included."""
         segment = self.segment(number)

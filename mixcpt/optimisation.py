@@ -12,12 +12,14 @@ from mixcpt.settings import Config, setting
 class ObjectiveConfig(Config):
     """What is minimised: ce_weight * cross-entropy + retention_weight * the retention term."""
 
-    retention: Literal["none", "kl", "lssd"] = setting(
+    retention: Literal["none", "kl", "lssd", "mol"] = setting(
         "lssd",
         label="Retention",
         level="basic",
         help="What holds the model near its old self. lssd: Logit Swap Self-Distillation, the frozen original teaches, "
-        "with its top logit swapped for the right token's; kl: the same without the swap; none: plain training.",
+        "with its top logit swapped for the right token's; kl: the same without the swap; mol: the field is learned by "
+        "cross-entropy alone, and only on the other sources is the model held, by the reverse divergence; none: plain "
+        "training.",
     )
     ce_weight: float = setting(
         1.0,

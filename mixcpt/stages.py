@@ -4,7 +4,9 @@ parts in `config` and `optimisation`. A chain of stages is a `mixcpt.recipe.Reci
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
+
+from pydantic import model_validator
 
 from mixcpt.config import (
     AdapterConfig,
@@ -21,6 +23,13 @@ from mixcpt.selection import Rule
 from mixcpt.settings import Config, load_yaml, override, setting, validate
 
 
+class SourceFactors(NamedTuple):
+    """What the weights of cross-entropy and of retention are multiplied by on the tokens of one source."""
+
+    ce: float
+    retention: float
+
+
 class Stage(Config):
     """One training run as a whole: what its folder keeps as config.yaml, and all that is needed to do it again."""
 
@@ -32,6 +41,40 @@ class Stage(Config):
     training: TrainingConfig = setting(TrainingConfig(), label="Training", help="How it is trained.")
     measures: MeasureConfig = setting(MeasureConfig(), label="Measures", help="What is measured on the way.")
     evaluation: EvaluationConfig = setting(EvaluationConfig(), label="Evaluation", help="What is asked at the end.")
+
+    @model_validator(mode="after")
+    def _learnable(self) -> Self:
+        objective, mixture = self.objective, self.mixture
+        if objective.retention == "mol":
+            kinds = {source.domain for source in mixture.sources if source.share > 0}
+            if True not in kinds:
+                raise ValueError(
+                    "objective.retention is 'mol', but no source with a share is marked domain: true: mark the field, "
+                    "which it learns by cross-entropy, or choose lssd"
+                )
+            if False not in kinds:
+                raise ValueError(
+                    "objective.retention is 'mol', but every source with a share is marked domain: true: add a general "
+                    "source, on which it holds the model, or choose lssd"
+                )
+        held = objective.retention_weight if objective.needs_teacher else 0.0
+        if not any(objective.ce_weight * ce or held * retention for ce, retention in self.factors().values()):
+            raise ValueError(
+                "the weights of the sources leave nothing to train on: give one a weight above 0 in mixture.sources"
+            )
+        return self
+
+    def factors(self) -> dict[str, SourceFactors]:
+        """By name of a source with a share; MoL learns the field without holding it and holds the others."""
+        mol = self.objective.retention == "mol"
+        return {
+            source.source: SourceFactors(
+                0.0 if mol and not source.domain else source.weight,
+                0.0 if mol and source.domain else source.weight * source.retention_weight,
+            )
+            for source in self.mixture.sources
+            if source.share > 0
+        }
 
     @property
     def uses_teacher_cache(self) -> bool:

@@ -11,17 +11,18 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
 from mixcpt import models
-from mixcpt.lssd import Head, Objective, chunked_loss
+from mixcpt.lssd import Head, Objective, TokenWeights, chunked_loss
 from mixcpt.measures import Measures
 from mixcpt.mixture import Mixture, realise
 from mixcpt.optimisation import ObjectiveConfig, TrainingConfig
-from mixcpt.outlook import estimate_stage
+from mixcpt.outlook import effort, estimate_stage
 from mixcpt.packing import IGNORED, Row, pad_rows
 from mixcpt.runs import Run, Runs
 from mixcpt.stages import Stage
@@ -46,14 +47,32 @@ class Rows(Dataset[Row]):
         return self.mixture[index]
 
 
-def collate(rows: list[Row], pad_id: int) -> dict[str, Tensor]:
-    """Rows to tensors [rows, longest]: input_ids, position_ids, labels and shift_labels (labels moved one to the left).
+Weigh = Callable[[Row], np.ndarray]
+"""The factors [tokens, 2] of a row's tokens, on cross-entropy and on retention."""
+
+
+def collate(rows: list[Row], pad_id: int, weigh: Weigh | None = None) -> dict[str, Tensor]:
+    """Rows to tensors [rows, longest]: input_ids, position_ids, labels and shift_labels (labels moved one to the left);
+    with `weigh` also ce_factors and retention_factors, which belong to shift_labels.
     No attention mask: its mere presence would let packed documents see each other.
     """
     ids, positions, labels = (torch.from_numpy(array) for array in pad_rows(rows, pad_id))
     shifted = torch.full_like(labels, IGNORED)
     shifted[:, :-1] = labels[:, 1:]
-    return {"input_ids": ids, "position_ids": positions, "labels": labels, "shift_labels": shifted}
+    batch = {"input_ids": ids, "position_ids": positions, "labels": labels, "shift_labels": shifted}
+    if weigh is not None:
+        factors = torch.zeros(2, *labels.shape)
+        for number, row in enumerate(rows):
+            factors[:, number, : len(row.ids) - 1] = torch.from_numpy(weigh(row)[1:].T)
+        batch |= {"ce_factors": factors[0], "retention_factors": factors[1]}
+    return batch
+
+
+def weigher(config: Stage, mixture: Mixture) -> Weigh | None:
+    """How the tokens of `mixture` are weighed, each by its source; None when all count alike."""
+    factors = config.factors()
+    table = np.array([factors[name] for name in mixture.sources], dtype=np.float32)
+    return None if (table == 1).all() else lambda row: table[mixture.source_of(row)]
 
 
 def objective_of(config: ObjectiveConfig) -> Objective:
@@ -62,6 +81,7 @@ def objective_of(config: ObjectiveConfig) -> Objective:
         retention_weight=config.retention_weight if config.retention != "none" else 0.0,
         temperature=config.temperature,
         swap=config.retention == "lssd",
+        reverse=config.retention == "mol",
     )
 
 
@@ -75,7 +95,7 @@ class MixTrainer(Watched):
         self.objective: Objective = objective
         self.teacher: Teacher = teacher
         self.chunk: int = chunk
-        self.sums = torch.zeros(4, dtype=torch.float64)  # total, ce, retention, tokens of the step so far
+        self.sums = torch.zeros(6, dtype=torch.float64)  # of the step so far: `LossSums`, in its order
 
     def compute_loss(
         self,
@@ -85,22 +105,28 @@ class MixTrainer(Watched):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         ids, positions, labels = inputs["input_ids"], inputs["position_ids"], inputs["shift_labels"]
+        weights, held = None, labels
+        if "ce_factors" in inputs:
+            weights = TokenWeights(inputs["ce_factors"].flatten(), inputs["retention_factors"].flatten())
+            held = labels.masked_fill(inputs["retention_factors"] == 0, IGNORED)
         teacher = None
-        if self.objective.needs_teacher:
-            teacher = self.teacher.states(model, ids, positions, labels)
+        if self.objective.needs_teacher and bool((held != IGNORED).any()):
+            teacher = self.teacher.states(model, ids, positions, held)
         hidden = final_hidden(model, ids, positions).flatten(0, 1)
-        sums = chunked_loss(hidden, teacher, labels.flatten(), self.head, self.objective, self.chunk)
+        sums = chunked_loss(hidden, teacher, labels.flatten(), self.head, self.objective, self.chunk, weights=weights)
         self.require_finite("loss", sums.total.item())
-        self.sums += torch.tensor([sums.total.item(), sums.ce.item(), sums.retention.item(), sums.tokens])
+        self.sums += torch.tensor([sums.total.item(), *(float(each) for each in sums[1:])])
         counted = num_items_in_batch if num_items_in_batch is not None else sums.tokens
         return sums.total / max(int(counted), 1)
 
     def step_figures(self) -> dict[str, float]:
-        total, ce, retention, counted = self.sums.tolist()
+        total, ce, retention, counted, ce_tokens, retention_tokens = self.sums.tolist()
         self.sums.zero_()
-        figures = {"loss": total / max(counted, 1), "ce": ce / max(counted, 1)}
-        if self.objective.needs_teacher:
-            figures["retention"] = retention / max(counted, 1)
+        figures = {"loss": total / max(counted, 1)}
+        if ce_tokens:  # none of the field's may lie in a step under MoL, nor any other
+            figures["ce"] = ce / ce_tokens
+        if self.objective.needs_teacher and retention_tokens:
+            figures["retention"] = retention / retention_tokens
         return figures | self.teacher.figures()
 
 
@@ -152,16 +178,16 @@ def train(
     check_isolation(loaded.model, tokenizer.vocabulary)
 
     origin = origin_of(config.model.name, models.model_fingerprint(folder), loaded.base, device, precision)
-    recorder = Recorder(
-        run, tokens_by_step(mixture, config.training.rows_per_step), measures, loaded.head, progress, check
-    )
-    width = loaded.head.weight.shape[1]
+    tokens = tokens_by_step(mixture, config.training.rows_per_step)
+    reached = effort(workspace, config, folder, device, precision)
+    recorder = Recorder(run, tokens, measures, loaded.head, progress, check, reached)
+    width, weigh = loaded.head.weight.shape[1], weigher(config, mixture)
     with contextlib.closing(teacher_for(workspace, run, origin, width, mixture, say)) as teacher:
         trainer = MixTrainer(
             model=loaded.model,
             args=arguments(config.training, run.folder / "checkpoints", device, precision),
             train_dataset=Rows(mixture),
-            data_collator=lambda rows: collate(rows, tokenizer.eos_id),
+            data_collator=lambda rows: collate(rows, tokenizer.eos_id, weigh),
             callbacks=[recorder, *callbacks],
             head=loaded.head,
             objective=objective_of(config.objective),

@@ -117,8 +117,33 @@ REFUSALS = {
         "'objective.temperature' is 0, but: input should be greater than 0.",
     ),
     "unknown choice": (
-        stage(objective={"retention": "mol"}),
-        "'objective.retention' is 'mol', but: input should be 'none', 'kl' or 'lssd'.",
+        stage(objective={"retention": "mix"}),
+        "'objective.retention' is 'mix', but: input should be 'none', 'kl', 'lssd' or 'mol'.",
+    ),
+    "negative weight of a source": (
+        stage(mixture=mixture({"source": "b", "share": 1, "weight": -1})),
+        "'mixture.sources.1.weight' is -1, but: input should be greater than or equal to 0.",
+    ),
+    "every weight zero": (
+        {"mixture": {"sources": [{"source": "a", "share": 1, "weight": 0}, {"source": "b", "share": 0}]}},
+        "the weights of the sources leave nothing to train on: give one a weight above 0 in mixture.sources.",
+    ),
+    "nothing but retention, and that nowhere": (
+        {
+            "mixture": {"sources": [{"source": "a", "share": 1, "retention_weight": 0}]},
+            "objective": {"ce_weight": 0},
+        },
+        "the weights of the sources leave nothing to train on: give one a weight above 0 in mixture.sources.",
+    ),
+    "MoL without a field": (
+        {"mixture": {"sources": [{"source": "b", "share": 1}]}, "objective": {"retention": "mol"}},
+        "objective.retention is 'mol', but no source with a share is marked domain: true: mark the field, which it "
+        "learns by cross-entropy, or choose lssd.",
+    ),
+    "MoL of nothing but the field": (
+        stage(mixture=mixture({"source": "b", "share": 0}), objective={"retention": "mol"}),
+        "objective.retention is 'mol', but every source with a share is marked domain: true: add a general source, on "
+        "which it holds the model, or choose lssd.",
     ),
 }
 
@@ -405,3 +430,25 @@ def test_accumulation_is_what_is_left_of_a_step():
 )
 def test_a_teacher_is_needed_only_for_retention(settings, needed):
     assert ObjectiveConfig(**settings).needs_teacher is needed
+
+
+def test_factors_of_sources_are_their_weights_under_every_objective_but_mol():
+    sources = [
+        {"source": "a", "share": 3, "domain": True, "weight": 2, "retention_weight": 0.5},
+        {"source": "b", "share": 1, "weight": 0.25},
+        {"source": "c", "share": 0, "weight": 9},
+    ]
+
+    def factors(retention):
+        data = {"mixture": {"sources": sources}, "objective": {"retention": retention}}
+        return validate(Stage, data, "the test").factors()
+
+    for retention in ("lssd", "kl", "none"):
+        assert factors(retention) == {"a": (2, 1), "b": (0.25, 0.25)}
+    assert factors("mol") == {"a": (2, 0), "b": (0, 0.25)}
+
+
+def test_what_is_special_of_a_source_in_words():
+    source = SourceShare(source="a", share=1, domain=True, weight=2, retention_weight=0)
+    assert source.marks == ["the field", "loss times 2", "retention times 0"]
+    assert SourceShare(source="a", share=1).marks == []

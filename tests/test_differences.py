@@ -2,6 +2,7 @@
 
 from made import stage_of
 
+from mixcpt.config import SourceShare
 from mixcpt.differences import Difference, differences
 
 
@@ -21,5 +22,5 @@ def test_changed_settings_are_named_as_in_the_form_and_in_its_order() -> None:
 def test_other_sources_are_one_difference() -> None:
     stage = stage_of(mixture__sources=[{"source": "x", "share": 1}])
     (found,) = differences(stage, stage_of())
-    assert found.path == "mixture.sources" and found.value == [{"source": "x", "share": 1.0, "domain": False}]
+    assert found.path == "mixture.sources" and found.value == [SourceShare(source="x", share=1).model_dump()]
     assert len(found.usual) == 4

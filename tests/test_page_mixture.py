@@ -112,6 +112,22 @@ def test_the_preview_is_the_mixture_that_is_trained_on(ready: Workspace, tiny_to
     assert trained.available[0] < trained.available[1]  # a tenth of the field is kept for the validation
 
 
+def test_weights_of_a_source_reach_the_draft_and_stand_in_its_line(ready: Workspace) -> None:
+    draft = made_draft(ready)
+    app = opened(ready, draft)
+    assert "loss times" not in said(app)
+    app.number_input(key="mixture_weight_field").set_value(2.0).run()
+    app.number_input(key="mixture_retention_weight_world").set_value(0.0).run()
+    field, world = sources(ready, draft)
+    assert (field.weight, field.retention_weight, world.weight, world.retention_weight) == (2, 1, 1, 0)
+    assert "field, loss times 2" in said(app) and "world, retention times 0" in said(app)
+    app.number_input(key="mixture_weight_field").set_value(-1.0).run()
+    assert "greater than or equal to 0" in said(app) and not app.exception
+    assert sources(ready, draft)[0].weight == 2
+    app.number_input(key="mixture_weight_field").set_value(0.0).run()
+    assert sources(ready, draft)[0].weight == 0
+
+
 def test_a_share_reaches_the_draft_and_the_outcome(ready: Workspace) -> None:
     draft = made_draft(ready)
     app = opened(ready, draft)
