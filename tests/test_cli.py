@@ -689,14 +689,3 @@ def check_keys(section: str, rows: list[dict[str, Any]], table: int = 0, missing
         assert row.keys() == keys.keys() - (missing or set())
         for key, value in row.items():
             assert isinstance(value, keys[key]) and not isinstance(value, bool), (key, value)
-
-
-def test_the_document_names_every_command_and_no_other(cli: Cli) -> None:
-    text = DOCUMENT.read_text("utf-8")
-    usage = cli("--help").out
-    commands = re.findall(r"^    (\w+)(?: |$)", usage, re.M)
-    assert len(commands) > 10 and cli("--help").code == 0
-    for command in commands:
-        assert re.search(rf"^    mixcpt {command}\b", text, re.M), f"no example of {command}"
-    for command in re.findall(r"^    mixcpt (\w+)", text, re.M):
-        assert command in commands
