@@ -7,7 +7,8 @@ import streamlit as st
 
 from app import drafting, forms, state
 from app.prepared import prepared, start
-from app.words import plain
+from app.words import count, plain
+from mixcpt.coverage import Coverage
 from mixcpt.drafts import AnyDraft
 from mixcpt.errors import MixcptError
 from mixcpt.launching import preparing
@@ -27,6 +28,11 @@ _PARTS = {
     "activations": "activations",
     "logits": "logits",
 }
+_CACHE_HELP = (
+    "What the frozen original says of a piece of text is kept on disk and shared by all runs on the same texts, "
+    "whatever their shares and seeds. A piece that comes again in a run is asked about once. Home shows how large the "
+    "cache is."
+)
 _ICONS = {"stop": ":red[:material/block:]", "warning": ":orange[:material/warning:]", "note": ":material/info:"}
 
 
@@ -68,6 +74,15 @@ def _needs(draft: AnyDraft, facts: Machine | None) -> None:
         st.caption("The questions at the end take some time more.")
     share = min(1.0, here.needed.memory_bytes / max(here.free_bytes, 1))
     st.progress(share, text=f"{share:.0%} of the {here.free_bytes / 1e9:.1f} GB that are free")
+    if here.cover:
+        st.caption(f":material/cached: {_cover_words(here.cover)}", help=_CACHE_HELP)
+
+
+def _cover_words(cover: Coverage) -> str:
+    if not cover.to_compute:
+        return "Teacher cache: all tokens are at hand, so the frozen original need not be asked."
+    asked = f"the frozen original reads {count(cover.to_compute)} of {count(cover.tokens)}"
+    return f"Teacher cache: {cover.share:.0%} of the tokens are at hand; {asked}."
 
 
 def _clock(seconds: float) -> str:

@@ -226,7 +226,7 @@ def _figures(now: RunSummary) -> None:
     if now.state in MOVING:
         st.progress(now.progress or 0.0, text=_doing(now))
     with st.container(border=True):
-        for place, tile in zip([*st.columns(4), *st.columns(4)], tiles(now, run), strict=True):
+        for place, tile in zip([*st.columns(5), *st.columns(5)], tiles(now, run), strict=True):
             label, value, help = tile
             place.metric(label, value, help=help)
 

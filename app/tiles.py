@@ -1,4 +1,4 @@
-"""The eight figures at the head of a run: what was reached, then what it took. Pure: values in, words out."""
+"""The figures at the head of a run: what was reached, then what it took. Pure: values in, words out."""
 
 from app.words import count, duration, signed, size
 from mixcpt.estimate import minutes
@@ -16,7 +16,8 @@ _RECENT = 20
 def tiles(now: RunSummary, run: Run) -> list[Tile]:
     how_far = progress(run.config, run.total_tokens, run.losses(), run.curve())
     third = _margin(run.losses()) if now.stage == "dpo" else _distance(now)
-    return [_gain(now), _forgetting(now), third, _loss(now, how_far), *_costs(now, run, how_far)]
+    reached = [_gain(now), _forgetting(now), third, _loss(now, how_far), _read(now)]
+    return [*reached, *_costs(now, run, how_far)]
 
 
 def _gain(now: RunSummary) -> Tile:
@@ -71,18 +72,37 @@ def _loss(now: RunSummary, how_far: Progress | None) -> Tile:
     return label, f"{how_far.loss:.3f}" if how_far else "–", f"{help}; the mean of the last 20 steps."
 
 
+def _read(now: RunSummary) -> Tile:
+    most = max(now.budget_tokens, now.tokens)
+    of_about = f"Of about {count(most)}; " if most else ""
+    return "Tokens read", count(now.tokens), f"{of_about}A text that is repeated counts each time."
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
+
+
 def _costs(now: RunSummary, run: Run, how_far: Progress | None) -> list[Tile]:
     training = run.results().get("training", {})
     left = f"~ {minutes(how_far.seconds_left)}" if how_far and now.state == "running" and now.kind == "train" else "–"
     peak = training.get("peak_memory_bytes") or (how_far.memory_bytes if how_far else None)
-    most = max(now.budget_tokens, now.tokens)
-    of_about = f"Of about {count(most)}; " if most else ""
     return [
-        ("Tokens read", count(now.tokens), f"{of_about}A text that is repeated counts each time."),
         (
             "Speed",
             f"{how_far.tokens_per_second:,.0f} tokens/s" if how_far else "–",
             "Tokens per second in the last steps, measuring left out.",
+        ),
+        (
+            "Of this machine's peak",
+            _percent(how_far.peak_share if how_far else None),
+            "How much of the speed of large matrix products, as this machine was measured, the last steps reached. The "
+            "rest goes into everything that is no large product.",
+        ),
+        (
+            "From the teacher cache",
+            _percent(how_far.cached_share if how_far else None),
+            "Of the tokens read, those for which the frozen original did not have to be asked again: its answers lay "
+            "on disk. A dash where no cache is used, as in stage two.",
         ),
         ("Took", duration(training["seconds"]), "Time of training, measures on the way included.")
         if training

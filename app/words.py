@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime
 
 from mixcpt import figures
+from mixcpt.figures import size as size
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^=@])")
 _AFTERWARDS = re.compile(
@@ -33,17 +34,10 @@ def count(number: float) -> str:
 
 def short(number: float) -> str:
     """12,345 as 12.3k"""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(number) >= size:
-            return f"{number / (1e3 if letter == 'k' else size):.1f}{letter}"
+    for least, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(number) >= least:
+            return f"{number / (1e3 if letter == 'k' else least):.1f}{letter}"
     return count(number)
-
-
-def size(bytes: float) -> str:
-    for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if bytes >= power:
-            return f"{bytes / power:.1f} {unit}"
-    return f"{bytes:.0f} bytes"
 
 
 def duration(seconds: float) -> str:

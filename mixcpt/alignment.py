@@ -27,7 +27,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from mixcpt import models, samples
 from mixcpt.measures import Measures
-from mixcpt.outlook import estimate_run
+from mixcpt.outlook import effort, estimate_run
 from mixcpt.readings import some_reasons
 from mixcpt.runs import Run, Runs
 from mixcpt.samples import Sample
@@ -144,7 +144,8 @@ def align(
     device, precision = begin(workspace, run, folder, pinned, {"tokens": tokens[-1], "steps": len(tokens) - 1})
     loaded = load(run, folder, device, precision, progress, say, origin)
 
-    recorder = Recorder(run, tokens, measures, loaded.head, progress, check)
+    reached = effort(workspace, stage, folder, device, precision)
+    recorder = Recorder(run, tokens, measures, loaded.head, progress, check, reached)
     trainer = _trainer(run, stage, loaded, folder, learned, (recorder, *callbacks))
     reference = _reference_weights(loaded.model)
     carry_through(trainer, recorder, loaded, say)

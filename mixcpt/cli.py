@@ -11,7 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mixcpt import __version__, cli_align, cli_do, cli_evaluate, cli_export, cli_select, cli_show, cli_talk
+from mixcpt import (
+    __version__,
+    cli_align,
+    cli_cache,
+    cli_do,
+    cli_evaluate,
+    cli_export,
+    cli_run,
+    cli_select,
+    cli_show,
+    cli_talk,
+)
 from mixcpt.commands import at_least as _at_least
 from mixcpt.commands import command as _command
 from mixcpt.errors import MixcptError
@@ -55,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_evaluate.add(commands)
     cli_export.add(commands)
     cli_talk.add(commands)
+    cli_cache.add(commands)
     _add_findings(commands)
     _add_app(commands)
     return parser
@@ -118,7 +130,7 @@ def _add_runs(commands: Any) -> None:
     _command(commands, "jobs", cli_show.list_jobs, "every job", json=True)
     added = {}
     for name, action, help in (
-        ("show", cli_show.show, "one run: config, status, results"),
+        ("show", cli_run.show, "one run: config, status, results"),
         ("cancel", cli_do.cancel, "stop a run; what was done is kept"),
         ("pause", cli_do.pause, "let a run rest; resume goes on with it"),
         ("resume", cli_do.resume, "go on with a stopped run"),

@@ -13,7 +13,6 @@ from mixcpt.jobs import Jobs
 from mixcpt.recipe import load_recipe
 from mixcpt.runs import Run, Runs
 from mixcpt.settings import parse_change
-from mixcpt.stages import Dpo, Sft
 from mixcpt.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -165,80 +164,6 @@ def list_jobs(workspace: Workspace, options: argparse.Namespace) -> None:
         print("no jobs yet")
 
 
-def show(workspace: Workspace, options: argparse.Namespace) -> None:
-    from mixcpt.cli_evaluate import print_scores
-
-    one = Runs(workspace).get(options.run)
-    jobs = [job for job in Jobs(workspace).all() if job.run == one.id]
-    shown = {
-        **asdict(one.info),
-        **asdict(one.labels),
-        "status": one.state(Jobs(workspace)),
-        "jobs": [{"id": job.id, "kind": job.kind, "status": job.state, "message": job.status.message} for job in jobs],
-        "config": one.config.model_dump(mode="json"),
-        "curve": one.curve(),
-        "results": one.results(),
-        "guess": _guess(one),
-        "folder": str(one.folder),
-    }
-    if options.json:
-        return print_json(shown)
-    print(f"run {one.id}  {shown['status']}  {one.info.experiment} {one.info.arm}  seed {one.info.seed}")
-    for line in _stage_two(workspace, one):
-        print(f"  {line}")
-    for job in shown["jobs"]:
-        print(f"  {job['kind']:9} {job['status']:9} {job['message']}")
-    for point in shown["curve"]:
-        measures = ", ".join(f"{name} {value:.4f}" for name, value in point["measure"].items())
-        under = "  under the base" if point.get("under") == "base" else ""
-        print(f"  step {point['step']:>5}  {point['tokens']:>9,} tokens  {measures}{under}")
-    print_scores(workspace, one)
-    if training := shown["results"].get("training"):
-        print(
-            f"  {training['tokens']:,} tokens in {training['steps']} steps, {training['tokens_per_second']:.0f} "
-            f"tokens/s, {training['seconds'] / 60:.1f} minutes of which {training['measure_share']:.0%} measuring, "
-            f"{training['peak_memory_bytes'] / 1e9:.1f} GB at most; {training['trainable_parameters']:,} of "
-            f"{training['total_parameters']:,} parameters trained, in {training['precision']} on {training['device']}"
-        )
-    if shown["guess"]:
-        print(f"  guess: {shown['guess']['sentence']}")
-    print(f"  folder {one.folder}")
-
-
-def _stage_two(workspace: Workspace, run: Run) -> list[str]:
-    """What a run of stage two comes after, learns from and is measured against; nothing of a first stage."""
-    from mixcpt.stage_words import chain_words, reference_words, samples_words, template_words
-
-    stage = run.config
-    if not isinstance(stage, Sft):
-        return []
-    lines = [chain_words(run), f"samples: {samples_words(stage, run)}", f"template: {template_words(stage.template)}"]
-    if isinstance(stage, Dpo):
-        lines.append(f"reference: {reference_words(workspace, stage, run.info.parent)}, beta {stage.preference.beta:g}")
-        lines += [
-            f"last step: loss {last['loss']:.3f}, margin {last['margin']:+.3f}, {last['accuracy']:.0%} of the pairs in "
-            "the right order"
-            for last in run.losses()[-1:]
-        ]
-    return lines
-
-
-def _guess(run: Run) -> dict[str, Any] | None:
-    """What was expected of a run beside what happened, in percent of the base's bits per byte."""
-    from mixcpt import guesses
-
-    guess, outcome = guesses.read(run), guesses.outcome(run)
-    if guess is None:
-        return None
-    waiting = f"gain {guess.domain_gain:g} %, forgetting {guess.forgetting:g} %; the outcome is not known yet"
-    return {
-        **guess.model_dump(),
-        "outcome": {"domain_gain": outcome.domain_gain, "forgetting": outcome.forgetting} if outcome else None,
-        "score": outcome.score if outcome else None,
-        "sentence": outcome.sentence if outcome else waiting,
-    }
-
-
 def compare(workspace: Workspace, options: argparse.Namespace) -> None:
     from mixcpt import compare as tables
 
@@ -289,7 +214,9 @@ def estimate(workspace: Workspace, options: argparse.Namespace) -> None:
         return print_json({"recipe": recipe.name, "arms": arms, "memory_bytes": most, "seconds": seconds})
     for need in needs:
         times = f", {need.runs} times" if need.runs > 1 else ""
-        print(f"{need.stage} {need.arm or recipe.name:28} {need.estimate.words()}{times}")
+        hand = need.estimate.at_hand
+        warm = "" if hand is None else f"; teacher cache: {hand:.0%} of the tokens are at hand"
+        print(f"{need.stage} {need.arm or recipe.name:28} {need.estimate.words()}{times}{warm}")
     print(f"{'in all':32} {minutes(seconds)} of scoring, training and measuring")
 
 

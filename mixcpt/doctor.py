@@ -7,6 +7,7 @@ import functools
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from mixcpt.worker import JobContext
 from mixcpt.workspace import Workspace
 
 _SHAPES = ((1024, 576, 1536), (1024, 1024, 1024))
+_GPU_SHAPES = ((8192, 4096, 4096), (8192, 4096, 14336))
 _SECONDS_PER_TIMING = 0.25
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 _WINDOWS_SUBSYSTEM_GPU = Path("/dev/dxg")
@@ -72,6 +74,7 @@ def _gpu() -> tuple[Gpu | None, str | None]:
             memory_free_gb=facts.gigabytes(free),
             capability=f"{seen.major}.{seen.minor}",
             uuid=f"GPU-{seen.uuid}",
+            bf16=_gflops(torch.bfloat16, "cuda", _GPU_SHAPES),
         ), None
     if not (_NVIDIA.is_dir() or _WINDOWS_SUBSYSTEM_GPU.exists() or shutil.which("nvidia-smi")):
         return None, "no NVIDIA GPU was found"
@@ -140,21 +143,24 @@ def cpu_precision() -> CpuPrecision:
     return measure().precision
 
 
-def _gflops(dtype: torch.dtype) -> float:
+def _gflops(dtype: torch.dtype, device: str = "cpu", shapes: tuple[tuple[int, int, int], ...] = _SHAPES) -> float:
     """The fastest repetition, harmonic over the shapes (as if each were multiplied in turn)."""
-    seconds = sum(_seconds(shape, dtype) for shape in _SHAPES)
-    return round(sum(2 * m * k * n for m, k, n in _SHAPES) / seconds / 1e9, 1)
+    seconds = sum(_seconds(shape, dtype, device) for shape in shapes)
+    return round(sum(2 * m * k * n for m, k, n in shapes) / seconds / 1e9, 1)
 
 
-def _seconds(shape: tuple[int, int, int], dtype: torch.dtype) -> float:
+def _seconds(shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> float:
     m, k, n = shape
-    left, right = torch.ones(m, k, dtype=dtype), torch.ones(n, k, dtype=dtype)
+    left, right = torch.ones(m, k, dtype=dtype, device=device), torch.ones(n, k, dtype=dtype, device=device)
+    wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
     with torch.inference_mode():
         torch.nn.functional.linear(left, right)  # the first product prepares kernels
+        wait()
         taken: list[float] = []
         while len(taken) < 3 or (sum(taken) < _SECONDS_PER_TIMING and len(taken) < 200):
             start = time.perf_counter()
             torch.nn.functional.linear(left, right)
+            wait()
             taken.append(time.perf_counter() - start)
     return min(taken)  # whatever else runs can only slow a product down
 

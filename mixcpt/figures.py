@@ -5,3 +5,11 @@ def signed(value: float, digits: int = 3) -> str:
     """+0.123, with a real minus sign, and no sign at what rounds to zero."""
     text = f"{value:+.{digits}f}"
     return (text[1:] if float(text) == 0 else text).replace("-", "\N{MINUS SIGN}")
+
+
+def size(bytes: float) -> str:
+    """1.2 GB, 3.4 MB, 5.6 kB, 7 bytes"""
+    for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if bytes >= power:
+            return f"{bytes / power:.1f} {unit}"
+    return f"{bytes:.0f} bytes"

@@ -149,8 +149,9 @@ def _lighter(stage: AnyStage, here: Outlook) -> dict[str, Any] | None:
     """The least change of how it is computed, not of what, under which it fits."""
     for change in lighter(stage)[:2]:
         changed = override(stage, change)
-        known = {"device": here.device, "precision": here.precision}
-        needed = estimate(changed, here.shape, gflops=None, sizes=here.sizes, **known)
+        needed = estimate(
+            changed, here.shape, device=here.device, precision=here.precision, gflops=None, sizes=here.sizes
+        )
         if needed.memory_bytes <= here.free_bytes:
             return change
     return None

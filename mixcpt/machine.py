@@ -56,13 +56,15 @@ class Timings(_Facts):
 
 
 class Gpu(_Facts):
-    """`memory_free_gb` is that of the latest look; `uuid` is the name that nvidia-smi knows it by."""
+    """`memory_free_gb` is that of the latest look; `uuid` is the name that nvidia-smi knows it by; `bf16` is the speed
+    of its matrix products in GFLOP/s, None where an older version looked."""
 
     name: str
     memory_gb: float
     memory_free_gb: float
     capability: str
     uuid: str
+    bf16: float | None = None
 
 
 class Machine(_Facts):
@@ -148,6 +150,14 @@ def resolve(config: ModelConfig, machine: Machine) -> tuple[Device, Precision]:
             f"precision is 'nf4', but it does not work on this machine ({machine.nf4_missing}): set precision to bf16."
         )
     return device, config.precision
+
+
+def peak_gflops(facts: Machine, device: str, precision: str) -> float | None:
+    """The measured speed of matrix products in the type that this precision computes in; None where it was not."""
+    if device == "cuda":
+        return facts.cuda.bf16 if facts.cuda and precision != "fp32" else None
+    computed = facts.cpu_precision if precision == "nf4" else precision
+    return facts.timings.bf16 if computed == "bf16" else facts.timings.fp32
 
 
 def settled(config: ModelConfig) -> tuple[Device, Precision] | None:

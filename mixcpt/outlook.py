@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mixcpt import machine
 from mixcpt.coverage import Coverage, coverage
-from mixcpt.estimate import Estimate, SampleSizes, Shape, estimate, require_memory, shape_of
+from mixcpt.estimate import Estimate, SampleSizes, Shape, estimate, operations, require_memory, shape_of
 from mixcpt.machine import Machine
 from mixcpt.modelstore import ensure_model, find_folder
 from mixcpt.runs import Run
@@ -84,6 +84,26 @@ def _outlook(
     needed = replace(needed, at_hand=cover.share if cover else None)
     free = facts.cuda.memory_free_gb if device == "cuda" and facts.cuda else facts.memory_available_gb
     return Outlook(needed, free * 1e9, device, precision, shape, sizes, cover)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a stage's steps are held against: the measured speed of matrix products here, in GFLOP/s."""
+
+    stage: AnyStage
+    shape: Shape
+    gflops: float
+
+    def share(self, tokens: int, cached: float, seconds: float) -> float:
+        """Of that speed, what steps reached that read so many tokens, `cached` of them without the teacher."""
+        return operations(self.stage, self.shape, tokens, cached) / (seconds * self.gflops * 1e9)
+
+
+def effort(workspace: Workspace, stage: AnyStage, folder: Path, device: str, precision: str) -> Effort | None:
+    """None while this machine was not measured; `folder` is that of the stage's model."""
+    facts = machine.read(workspace)
+    gflops = machine.peak_gflops(facts, device, precision) if facts else None
+    return Effort(stage, shape_of(folder), gflops) if gflops else None
 
 
 def _fitting(stage: AnyStage, here: Outlook) -> Estimate:

@@ -13,7 +13,8 @@ RECENT = 20
 @dataclass(frozen=True)
 class Progress:
     """Losses are means per token over the recent steps. `seconds_left` is that of the training with its measures; the
-    questions after it are not in it."""
+    questions after it are not in it. `peak_share` is as `peak_share` tells of the recent steps, `cached_share` as
+    `cached_share` of all."""
 
     step: int
     tokens: int
@@ -23,6 +24,8 @@ class Progress:
     memory_bytes: int
     learning_rate: float
     seconds_left: float
+    peak_share: float | None
+    cached_share: float | None
 
     @property
     def share(self) -> float:
@@ -49,7 +52,24 @@ def progress(
         memory_bytes=max(record["memory_bytes"] for record in recent),
         learning_rate=last["learning_rate"],
         seconds_left=steps * seconds / len(recent) + _measuring(stage, last["step"], steps, curve),
+        peak_share=peak_share(recent),
+        cached_share=cached_share(losses),
     )
+
+
+def peak_share(losses: Sequence[Record]) -> float | None:
+    """What these steps reached of the measured speed of matrix products, 0 to 1; None where that was not known."""
+    if not losses or not all("peak_share" in record for record in losses):
+        return None
+    seconds = sum(record["seconds"] for record in losses)
+    return float(sum(record["peak_share"] * record["seconds"] for record in losses) / seconds)
+
+
+def cached_share(losses: Sequence[Record]) -> float | None:
+    """Of the tokens of a whole run, how many the teacher need not read, 0 to 1; None where no cache was used."""
+    if not losses or not all("cached_tokens" in record for record in losses):
+        return None
+    return float(sum(record["cached_tokens"] for record in losses) / losses[-1]["tokens"])
 
 
 def _measuring(stage: AnyStage, step: int, steps_left: float, curve: Sequence[Record]) -> float:

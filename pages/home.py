@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import home_view, state
+from app import cache_card, home_view, state
 from mixcpt.overview import overview
 
 runs = overview(state.workspace())
@@ -20,5 +20,6 @@ with story:
 with side:
     home_view.quick_run()
     home_view.machine_card()
+    cache_card.cache_card()
 home_view.next_steps(runs)
 home_view.recent_runs(runs)

@@ -25,7 +25,7 @@ LIGHT = [
     *("origins", "facts", "card", "snippets", "exports", "exporting", "cli_export"),
     *("questions", "official", "matching", "tasks", "grading", "answers", "evaluated", "cli_evaluate"),
     *("exchanges", "wire", "prompts", "service", "serve", "client", "cli_talk"),
-    *("shards", "teachercache", "teacherstore", "coverage"),
+    *("shards", "teachercache", "teacherstore", "coverage", "cli_cache", "cli_run"),
 ]
 HEAVY = ["torch", "transformers", "peft", "lm_eval", "datasets", "streamlit"]
 
