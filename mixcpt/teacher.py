@@ -42,9 +42,10 @@ def final_hidden(model: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:
     def catch(_: nn.Module, __: Any, output: Any) -> None:
         caught.append(output.last_hidden_state)
 
-    handle = body(model).register_forward_hook(catch)
+    nowhere = torch.empty(0, dtype=torch.long, device=ids.device)  # the model's own head is not asked: it would be
+    handle = body(model).register_forward_hook(catch)  # copied once for each row
     try:
-        model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1)
+        model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=nowhere)
     finally:
         handle.remove()
     return caught[0]
