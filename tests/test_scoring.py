@@ -243,9 +243,9 @@ def test_no_more_logits_at_once_than_a_chunk(
     rows: list[int] = []
     product = Head.product
 
-    def noted(head: Head, hidden: torch.Tensor, **more: Any) -> torch.Tensor:
+    def noted(head: Head, hidden: torch.Tensor, *more: Any) -> torch.Tensor:
         rows.append(len(hidden))
-        return product(head, hidden, **more)
+        return product(head, hidden, *more)
 
     monkeypatch.setattr(Head, "product", noted)
     seen: list[int] = []
