@@ -49,6 +49,24 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3e9))
 
 
+@pytest.mark.parametrize(
+    ("facts", "device", "precision", "wanted"),
+    [
+        (PLAIN, "cpu", "bf16", 900.0),
+        (PLAIN, "cpu", "fp32", 200.0),
+        (PLAIN, "cpu", "nf4", 900.0),  # multiplied in bf16, which is faster here
+        (WITH_GPU, "cuda", "bf16", None),  # measured by an older version
+        (PLAIN.model_copy(update={"cuda": H200.model_copy(update={"bf16": 700_000.0})}), "cuda", "nf4", 700_000.0),
+        (PLAIN.model_copy(update={"cuda": H200.model_copy(update={"bf16": 700_000.0})}), "cuda", "fp32", None),
+        (PLAIN, "cuda", "bf16", None),
+    ],
+)
+def test_the_peak_is_that_of_the_numbers_that_are_multiplied(
+    facts: Machine, device: str, precision: str, wanted: float | None
+) -> None:
+    assert machine.peak_gflops(facts, device, precision) == wanted
+
+
 def nvidia_smi(monkeypatch: pytest.MonkeyPatch, answer: str | Exception) -> list[list[str]]:
     """Let nvidia-smi answer this; returns the commands that it was called with."""
     calls: list[list[str]] = []

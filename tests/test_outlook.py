@@ -7,11 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 from made import made_chain, made_child
+from test_machine import PLAIN
 from tiny import recipe
 
-from mixcpt import doctor, outlook
+from mixcpt import doctor, machine, outlook
+from mixcpt.drafts import default_stage
 from mixcpt.errors import NotFound, TooLittle
 from mixcpt.settings import override
+from mixcpt.stages import follow
 from mixcpt.workspace import Workspace
 
 
@@ -38,6 +41,23 @@ def test_a_run_is_estimated_by_what_it_has_chosen(workspace: Workspace, quick_ma
     waiting = made_child(workspace, cpt, changes={"samples": {"selection": "gone"}}, state="queued")
     with pytest.raises(NotFound, match="no selection 'gone'"):
         outlook.estimate_run(workspace, waiting)
+
+
+def test_the_effort_of_a_step_by_hand(workspace: Workspace) -> None:
+    """A linear layer of 64 * 64 and a head of 64 * 257: 8,192 and 32,896 operations a token. The student's body goes
+    forward and backward and so does the head, the teacher's goes forward, its body not for the cached half."""
+    make_model(workspace)
+    stage = override(default_stage(), {"model.device": "cpu", "model.precision": "fp32"})
+    folder = workspace.models / "smollm2-135m"
+    assert outlook.effort(workspace, stage, folder, "cpu", "fp32") is None
+    machine.keep(workspace, PLAIN)
+    found = outlook.effort(workspace, stage, folder, "cpu", "fp32")
+    assert found is not None and found.gflops == PLAIN.timings.fp32 == 200
+    done = 100 * (2 * 8192 + 2 * 32896 + 32896) + 50 * 8192
+    assert found.share(100, 50, seconds=2.0) == pytest.approx(done / (2 * 200e9))
+    sft = outlook.effort(workspace, follow(stage, "sft"), folder, "cpu", "fp32")
+    assert sft is not None
+    assert sft.share(100, 0, seconds=2.0) == pytest.approx(100 * (2 * 8192 + 3 * 32896) / (2 * 200e9))
 
 
 def make_model(workspace: Workspace) -> None:

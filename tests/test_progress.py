@@ -4,7 +4,7 @@ import pytest
 from made import stage_of
 
 from mixcpt.metrics import Record
-from mixcpt.progress import progress
+from mixcpt.progress import cached_share, peak_share, progress
 
 
 def steps(count: int, seconds: float = 2.0) -> list[Record]:
@@ -54,3 +54,30 @@ def test_a_measure_due_at_the_last_step_is_counted_once() -> None:
 def test_nothing_is_left_at_the_end_even_beyond_the_budget() -> None:
     found = progress(stage_of(), 350, steps(4), [measure(0, 5.0)])
     assert found and (found.seconds_left, found.share) == (0.0, 1.0)
+
+
+def test_the_share_of_the_peak_is_weighed_by_time() -> None:
+    """A tenth for 1 s and four tenths for 3 s; unknown as soon as one step's is."""
+    known: list[Record] = [
+        {"seconds": 1.0, "peak_share": 0.1, "tokens": 100}, {"seconds": 3.0, "peak_share": 0.4, "tokens": 200},
+    ]  # fmt: skip
+    assert peak_share(known) == pytest.approx(0.325)
+    assert peak_share([*known, {"seconds": 1.0, "tokens": 300}]) is None
+    assert peak_share([]) is None
+
+
+def test_the_cached_share_is_of_all_tokens() -> None:
+    steps: list[Record] = [{"cached_tokens": 0, "tokens": 100}, {"cached_tokens": 60, "tokens": 200}]
+    assert cached_share(steps) == 0.3
+    assert cached_share([*steps, {"tokens": 300}]) is None
+    assert cached_share([]) is None
+
+
+def test_both_are_told_with_the_progress() -> None:
+    """Of the peak that of the last twenty steps, of the cache that of all."""
+    losses = [record | {"peak_share": record["step"] / 100, "cached_tokens": 50} for record in steps(40)]
+    found = progress(stage_of(), 8000, losses, [])
+    assert found and found.cached_share == 0.5
+    assert found.peak_share == pytest.approx(sum(range(21, 41)) / 20 / 100)
+    plain = progress(stage_of(), 8000, steps(40), [])
+    assert plain and (plain.peak_share, plain.cached_share) == (None, None)
