@@ -20,7 +20,6 @@ from peft import (
     TaskType,
     get_peft_model,
     get_peft_model_state_dict,
-    prepare_model_for_kbit_training,
 )
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -30,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from mixcpt import doctor, machine
 from mixcpt.config import AdapterConfig, ModelConfig
-from mixcpt.errors import BadConfig, BadFile
+from mixcpt.errors import BadConfig, BadFile, Unavailable
 from mixcpt.heads import output_head, verify_head
 from mixcpt.lssd import Head
 from mixcpt.machine import Device, Precision
@@ -43,6 +42,7 @@ __all__ = [
     "BuiltinModel",
     "Head",
     "attach_adapter",
+    "compute_type",
     "ensure_model",
     "frozen_digest",
     "load_adapter",
@@ -87,13 +87,14 @@ def resolve(config: ModelConfig, workspace: Workspace) -> tuple[Device, Precisio
 def load_base(folder: Path, device: str, precision: str) -> PreTrainedModel:
     """The model in `folder`, frozen, in evaluation mode and without a cache of past keys (with one, packed rows mix).
 
-    With nf4 the returned model is the *prepared* one (whatever is not quantised, so embeddings, head and norms, in
-    fp32), and it is the baseline for everything.
+    With nf4 the linear layers of the body are quantised, and all else (embeddings, head, norms) is in the type that
+    they compute in. That model is the baseline for everything. PEFT's preparation, which puts all else into fp32, is
+    not used: it doubles what embeddings, head and kept activations take, and changes the base.
 
     Raises:
         BadFile: not a causal language model, weights that are missing or not numbers.
     """
-    options: dict[str, Any] = {"dtype": _DTYPES.get(precision, torch.bfloat16)}
+    options: dict[str, Any] = {"dtype": compute_type(device, precision)}
     if precision == "nf4":
         options["quantization_config"] = _nf4(device)
         options["device_map"] = {"": device}
@@ -115,7 +116,6 @@ def load_base(folder: Path, device: str, precision: str) -> PreTrainedModel:
     model, loading = loaded
     _check_weights(model, loading["missing_keys"], folder)
     if precision == "nf4":
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
         _keep_differentiable(model)
     else:
         model = model.to(device)
@@ -123,13 +123,20 @@ def load_base(folder: Path, device: str, precision: str) -> PreTrainedModel:
     return cast(PreTrainedModel, model.eval().requires_grad_(False))
 
 
+def compute_type(device: str, precision: str) -> torch.dtype:
+    """The type that the products of a base in this precision are computed in; NF4 has none of its own, and takes the
+    faster one of a processor."""
+    if precision == "nf4":
+        precision = "bf16" if device == "cuda" else doctor.cpu_precision()
+    return _DTYPES[precision]
+
+
 def _nf4(device: str) -> BitsAndBytesConfig:
-    compute = "bf16" if device == "cuda" else doctor.cpu_precision()
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=_DTYPES[compute],
+        bnb_4bit_compute_dtype=compute_type(device, "nf4"),
     )
 
 
@@ -169,7 +176,7 @@ def attach_adapter(base: PreTrainedModel, config: AdapterConfig, seed: int) -> P
     """`base` with a fresh fp32 LoRA adapter; the same seed gives the same adapter. The caller's random state is kept.
 
     Raises:
-        BadConfig: the model has no layers of the kind that `config.layers` names.
+        BadConfig: the model has no layers of the kind that `config.layers` names. Unavailable: PEFT refuses its layers.
     """
     lora = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -182,7 +189,14 @@ def attach_adapter(base: PreTrainedModel, config: AdapterConfig, seed: int) -> P
     )
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
-        model = cast(PeftModel, get_peft_model(base, lora))
+        try:
+            model = cast(PeftModel, get_peft_model(base, lora))
+        except ValueError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise Unavailable(
+                f"{base.config.model_type} models cannot carry the adapter ({reason}): choose one with plain "
+                "attention, such as Llama, Qwen or Gemma."
+            ) from error
     assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad), "adapter weights must be fp32"
     return model
 

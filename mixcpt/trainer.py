@@ -188,7 +188,7 @@ def options(config: OptimiserConfig, folder: Path, device: str, precision: str) 
         "report_to": [],
         "disable_tqdm": True,
         "use_cpu": device == "cpu",
-        "bf16": precision == "bf16" or (precision == "nf4" and device == "cuda"),
+        "bf16": models.compute_type(device, precision) == torch.bfloat16,
         "seed": config.seed,
         "data_seed": config.seed,
         "dataloader_pin_memory": False,

@@ -109,7 +109,7 @@ def test_the_parts_by_hand() -> None:
 def test_precision_changes_weights_and_activations() -> None:
     assert parts(stage(), precision="fp32")["model"] == 164 * 4
     assert parts(stage(), precision="fp32")["activations"] == 2 * parts(stage())["activations"]
-    assert parts(stage(), precision="nf4")["model"] == round(80 * 0.57 + 84 * 4)  # all but linear layers: fp32
+    assert parts(stage(), precision="nf4")["model"] == round(80 * 0.57 + 84 * 2)  # all but linear layers: 16 bits
 
 
 def test_settings_that_save_memory_save_it_in_their_part() -> None:

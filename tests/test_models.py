@@ -17,7 +17,7 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
 
-from mixcpt import models, modelstore
+from mixcpt import doctor, models, modelstore
 from mixcpt.config import AdapterConfig, ModelConfig
 from mixcpt.errors import BadConfig, BadFile, Interrupted, Unavailable
 from mixcpt.estimate import shape_of
@@ -434,14 +434,17 @@ def test_head_holds_on_the_quantised_and_adapted_model(llama: Path) -> None:
     verify_head(model, output_head(model))
 
 
-def test_what_nf4_does_not_quantise_is_fp32(tiny_model_folder: Path) -> None:
+@pytest.mark.parametrize("faster", ["bf16", "fp32"])
+def test_what_nf4_does_not_quantise_is_in_the_type_that_is_computed_in(
+    tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, faster: str
+) -> None:
     """The estimate of memory counts on it."""
-    plain = [
-        p for p in load_base(tiny_model_folder, "cpu", "nf4").parameters() if getattr(p, "quant_state", None) is None
-    ]
-    shape = shape_of(tiny_model_folder)
-    assert {p.dtype for p in plain} == {torch.float32}
-    assert sum(p.numel() for p in plain) == shape.other
+    monkeypatch.setattr(doctor, "cpu_precision", lambda: faster)
+    base = load_base(tiny_model_folder, "cpu", "nf4")
+    plain = [p for p in base.parameters() if getattr(p, "quant_state", None) is None]
+    assert {p.dtype for p in plain} == {torch.bfloat16 if faster == "bf16" else torch.float32}
+    assert sum(p.numel() for p in plain) == shape_of(tiny_model_folder).other
+    assert base.config.quantization_config.bnb_4bit_compute_dtype == plain[0].dtype
 
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
