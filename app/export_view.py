@@ -43,7 +43,7 @@ def export(run: Run) -> None:
 
 def _strength(to: str, there: Export | None) -> float:
     """How much of the adapter goes along; at first what was exported before."""
-    return st.slider(
+    chosen = st.slider(
         "Adapter strength",
         0.0,
         1.0,
@@ -52,7 +52,9 @@ def _strength(to: str, there: Export | None) -> float:
         key=f"export_strength_{to}",
         help="How much of what the run has learned goes along. 1: the run as it was trained. 0: the base model. "
         "Between, every layer adds that share of it. The page Talk lets you try a strength before you export it.",
+        width=420,
     )
+    return round(chosen, 6)  # 0.15 comes as 0.15000000000000002
 
 
 def _state(run: Run, to: str, strength: float, there: Export | None) -> None:

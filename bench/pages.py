@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +32,14 @@ from mixcpt.align_drafts import begin, stage_after
 from mixcpt.builtin import open_source
 from mixcpt.corpus import ingest_records
 from mixcpt.drafts import Drafts, default_stage
+from mixcpt.exchanges import Answer, Exchanges, Question, Sampling, Voice
+from mixcpt.exchanges import begin as begin_exchange
 from mixcpt.jobs import Jobs
 from mixcpt.modelstore import ensure_model
 from mixcpt.records import Message, Record
-from mixcpt.runs import Runs
+from mixcpt.runs import Run, Runs
 from mixcpt.scores import ScoredSample, ScoreTable
-from mixcpt.settings import override
+from mixcpt.settings import override, validate
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace, now
 
@@ -43,9 +47,11 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))
 from made import made_chain, made_run  # noqa: E402 (the tests' maker of runs)
 
-PAGES = ("home", "corpora", "mixture", "launch", "runs", "selection", "compare", "notebook")
+PAGES = ("home", "corpora", "mixture", "launch", "runs", "selection", "talk", "compare", "notebook")
 SAMPLES = 5000
 """Scored samples of the Selection page."""
+ANSWER = 200
+"""Tokens of an answer on the Talk page."""
 WORDS = [
     "river",
     "stone",
@@ -104,10 +110,40 @@ def score_samples(workspace: Workspace) -> str:
 
 
 def chain(workspace: Workspace) -> dict[str, str]:
-    """What to ask of the pages of stage two: a draft after the second run of a chain, and the page of its last."""
-    _, sft, dpo = made_chain(workspace, experiment="chain")
+    """What to ask of the pages of stage two: a draft after the second run of a chain, the page of its last, and a
+    conversation with all of them."""
+    runs = made_chain(workspace, experiment="chain")
+    _, sft, dpo = runs
     draft = begin(workspace, stage_after(workspace, sft), sft)
-    return {"align": f"draft={draft.id}", "runs (the last of a chain)": f"run={dpo.id}"}
+    talk = f"run={dpo.id}&talk={converse(workspace, runs)}"
+    return {"align": f"draft={draft.id}", "runs (the last of a chain)": f"run={dpo.id}", "talk (4 answers)": talk}
+
+
+def converse(workspace: Workspace, runs: Sequence[Run]) -> str:
+    """A question that the base and these runs have answered at length; returns the id of the exchange."""
+    for run in runs:
+        run.adapter.mkdir(exist_ok=True)
+        for name in ("adapter_model.safetensors", "adapter_config.json"):  # looked for, not loaded
+            (run.adapter / name).touch()
+    random, models = np.random.default_rng(2), len(runs) + 1
+    voices = [Voice(), *(Voice(run=run.id) for run in runs)]
+    answers = []
+    for voice in voices:
+        ids = random.integers(len(WORDS), size=ANSWER).tolist()
+        pieces = [f" {WORDS[id]}" for id in ids]
+        nats = random.gamma(2.0, size=(models, ANSWER)).tolist()
+        stage = voice.run.partition("-")[0] if voice.run else "base"
+        one = Answer(
+            voice.run, 1.0, voice.run or "base", stage, ids, pieces, "".join(pieces), "length", 20.0, nats=nats
+        )
+        answers.append(one)
+    messages = [Message("user", "Which river flows through the valley?")]
+    plain = [asdict(message) for message in messages]
+    asked = validate(Question, {"voices": voices, "messages": plain, "sampling": Sampling()}, "the benchmark")
+    exchange = begin_exchange(asked, answers, [plain] * models)
+    exchange.state, exchange.base = "done", "smollm2-135m"
+    Exchanges(workspace).save(exchange)
+    return exchange.id
 
 
 def start_training(workspace: Workspace) -> None:

@@ -3,22 +3,30 @@
     make screenshots                    # or: python scripts/screenshots.py [--out docs/screenshots] [--all]
 
 It starts a server over a workspace of its own with the built-in model, the recorded runs and the built-in corpora, and
-takes every page at 1280x800 in the light theme; with --all also at 1920x1080 and in the dark theme.
+takes every page at 1280x800 in the light theme; with --all also at 1920x1080 and in the dark theme. To have somebody to
+talk to it trains a run for a moment, which takes a minute.
 """
 
 import argparse
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from playwright.sync_api import Browser
 
-from mixcpt import doctor, mixture, recorded
+from mixcpt import doctor, mixture, recorded, submission, wire
 from mixcpt.align_drafts import begin, stage_after
-from mixcpt.drafts import Drafts
+from mixcpt.cli_do import Follower
+from mixcpt.client import QUICK_SECONDS, Client
+from mixcpt.drafts import Drafts, default_stage
+from mixcpt.exchanges import Sampling, Voice
 from mixcpt.modelstore import ensure_model
 from mixcpt.notebook import Notebook
-from mixcpt.runs import Run
+from mixcpt.records import Message
+from mixcpt.runs import Run, Runs
+from mixcpt.settings import override
+from mixcpt.supervisor import Supervisor
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
 
@@ -28,6 +36,9 @@ from browser import a_browser, running, visit  # noqa: E402 (the browser tests' 
 
 TOKENS = {"rows": "What the model reads", "mask": "What the trainer reads first"}
 """Pictures of tokens, by the heading above them."""
+MOMENT = {"mixture.budget_tokens": 2048, "measures.every_steps": 0, "evaluation.tasks": []}
+"""Settings of the run that is talked to."""
+QUESTION = "What grows best in a shady garden?"
 NOTE = """**Question:** does plain training forget, and what helps?
 
 Plain training on the documents alone forgets most. Both LSSD and mixing in general text prevent it."""
@@ -42,6 +53,7 @@ def prepare(workspace: Workspace) -> dict[str, str]:
     mixture.prepare(workspace, draft.stage.mixture, TextTokenizer.from_folder(model))
     write_notebook(workspace, runs)
     ids = ",".join(run.id for run in runs)
+    run, asked = converse(workspace)
     align = begin(workspace, stage_after(workspace, None, "sft", changes={"samples.rule.strategy": "random"}), None)
     return {
         "home": "",
@@ -55,8 +67,21 @@ def prepare(workspace: Workspace) -> dict[str, str]:
         "runs": "runs",
         "run": f"runs?run={runs[1].id}",
         "compare": f"compare?runs={ids}",
+        "talk": f"talk?run={run.id}&talk={asked}",
         "notebook": f"notebook?experiment={recorded.EXPERIMENT}",
     }
+
+
+def converse(workspace: Workspace) -> tuple[Run, str]:
+    """A run that was trained for a moment, and the id of an exchange in which it answers beside its base."""
+    run = Runs(workspace).create(override(default_stage(), MOMENT), experiment="a-moment", name="trained for a moment")
+    submission.finish(submission.submit_run(workspace, run), Supervisor(workspace), Follower())
+    client = Client(workspace)
+    id = client.ask([Voice(), Voice(run=run.id)], [Message("user", QUESTION)], sampling=Sampling(max_new_tokens=60))
+    while not client.exchange(id).is_final:
+        time.sleep(0.5)
+    wire.call(client.ensure(), "quit", {}, QUICK_SECONDS)  # what was said lies on disk
+    return run, id
 
 
 def write_notebook(workspace: Workspace, runs: list[Run]) -> None:
