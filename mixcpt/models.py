@@ -208,7 +208,8 @@ def _targets(base: PreTrainedModel, layers: str) -> list[str]:
     wanted: set[tuple[str, ...]] = set()
     others: set[str] = set()
     for name, module in base.named_modules():
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head:
+        is_plain = not type(module).__module__.startswith("transformers.models.")  # a router of Llama 4's gives a tuple
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head and is_plain:
             path = name.split(".")
             kind = "attention" if any("attn" in part or "attention" in part for part in path[:-1]) else "feed-forward"
             if layers in (kind, "all-linear"):

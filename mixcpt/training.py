@@ -175,7 +175,7 @@ def train(
     check()
     device, precision = begin(workspace, run, folder, {"mixture": mixture.fingerprint()})
     loaded = load(run, folder, device, precision, progress, say)
-    check_isolation(loaded.model, tokenizer.vocabulary)
+    check_isolation(loaded.model, tokenizer.vocabulary, config.mixture.row_tokens)
 
     origin = origin_of(config.model.name, models.model_fingerprint(folder), loaded.base, device, precision)
     tokens = tokens_by_step(mixture, config.training.rows_per_step)

@@ -189,15 +189,17 @@ def test_base_of_finds_the_model_inside_and_refuses_others():
 
 
 @pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
-def test_models_with_plain_attention_keep_documents_apart(make):
-    check_isolation(make(), VOCABULARY)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_models_with_plain_attention_keep_documents_apart(make, dtype):
+    for row_tokens in (16, 48, 127):
+        check_isolation(make().to(dtype), VOCABULARY, row_tokens)
 
 
 def test_a_recurrent_model_is_refused_by_its_name():
     torch.manual_seed(0)
     config = MambaConfig(**SMALL, hidden_size=32, state_size=8, expand=2, conv_kernel=4, initializer_range=0.5)
     model = MambaForCausalLM(config).eval()
-    with pytest.raises(Unavailable, match=r"^mamba models cannot keep packed documents apart .* by \d+%\)"):
+    with pytest.raises(Unavailable, match=r"^mamba models cannot keep packed documents apart .* by [\d.]+%\)"):
         check_isolation(model, VOCABULARY)
 
 
@@ -212,7 +214,35 @@ def test_attention_that_ignores_positions_is_refused(monkeypatch):
         check_isolation(llama(), VOCABULARY)
 
 
+def test_positions_counted_from_the_start_of_the_row_are_refused(monkeypatch):
+    """No neighbour is seen, but a document reads otherwise than alone."""
+    whole = teacher.final_hidden
+
+    def shifted(model, ids, positions):
+        where = torch.arange(ids.shape[1])[None] if positions.shape[1] > 24 else positions
+        parts = [whole(model, ids[:, at : at + 24], where[:, at : at + 24]) for at in range(0, ids.shape[1], 24)]
+        return torch.cat(parts, 1)
+
+    monkeypatch.setattr(teacher, "final_hidden", shifted)
+    with pytest.raises(Unavailable, match=r"gpt2 models .* \(a document's states differed by [\d.]+% from those it has"):
+        check_isolation(gpt2(), VOCABULARY)
+
+
+def test_a_leak_that_only_long_rows_show_is_found_at_their_length(monkeypatch):
+    """Attention in stretches of 32 tokens of the row, whatever the document: with rows of 24 nothing shows."""
+    whole = teacher.final_hidden
+
+    def chunked(model, ids, positions):
+        parts = [(ids[:, at : at + 32], positions[:, at : at + 32]) for at in range(0, ids.shape[1], 32)]
+        return torch.cat([whole(model, *part) for part in parts], 1)
+
+    monkeypatch.setattr(teacher, "final_hidden", chunked)
+    check_isolation(llama(), VOCABULARY, 24)
+    with pytest.raises(Unavailable, match="differed by"):
+        check_isolation(llama(), VOCABULARY, 96)
+
+
 def test_states_that_are_not_numbers_are_refused(monkeypatch):
-    monkeypatch.setattr(teacher, "final_hidden", lambda *_: torch.full((1, 48, 4), torch.nan))
+    monkeypatch.setattr(teacher, "final_hidden", lambda _, ids, __: torch.full((*ids.shape, 4), torch.nan))
     with pytest.raises(Unavailable):
         check_isolation(llama(), VOCABULARY)
