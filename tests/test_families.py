@@ -190,7 +190,7 @@ CASES = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:.*(rank_pattern|alpha_pattern|target_parameters).*:RuntimeWarning")  # experts carry no adapter
+@pytest.mark.filterwarnings("ignore:.*(rank_pattern|alpha_pattern|target_parameters).*:RuntimeWarning")  # of experts
 @pytest.mark.parametrize(("kind", "options"), whole(RIGHT, MORE_RIGHT))
 def test_loss_and_gradient_are_those_of_the_models_own_logits_on_each_document_alone(kind, options, request):
     model = adapted(build(kind, options, padded="padded" in request.node.callspec.id))

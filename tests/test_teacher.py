@@ -224,7 +224,9 @@ def test_positions_counted_from_the_start_of_the_row_are_refused(monkeypatch):
         return torch.cat(parts, 1)
 
     monkeypatch.setattr(teacher, "final_hidden", shifted)
-    with pytest.raises(Unavailable, match=r"gpt2 models .* \(a document's states differed by [\d.]+% from those it has"):
+    with pytest.raises(
+        Unavailable, match=r"gpt2 models .* \(a document's states differed by [\d.]+% from those it has"
+    ):
         check_isolation(gpt2(), VOCABULARY)
 
 
