@@ -31,10 +31,15 @@ def adapted(model: Any, **settings: Any) -> PeftModel:
 
 
 def learned(model: PeftModel, autocast: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+    return learned_on("cpu", model, autocast)
+
+
+def learned_on(device: str, model: PeftModel, autocast: bool) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss, and the gradient of every adapter weight; the first layers have a gradient only through those above."""
     model.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        loss = model(input_ids=IDS, labels=IDS, use_cache=False).loss
+    ids = IDS.to(device)
+    with torch.autocast(device, torch.bfloat16, enabled=autocast):
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
     loss.backward()
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
