@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixcpt import shards
+from mixcpt import __version__, shards
 from mixcpt.errors import BadInput, Damaged
 from mixcpt.workspace import Workspace, locked, new_id, read_json, write_json
 
@@ -52,7 +52,7 @@ class Origin:
     @property
     def folder(self) -> str:
         """Name of the folder: model, device and precision to be read, everything as a hash."""
-        versions = [f"{library} {_version(library)}" for library in _LIBRARIES]
+        versions = [f"mixcpt {__version__}", *(f"{library} {_version(library)}" for library in _LIBRARIES)]
         digest = hashlib.sha256("|".join([self.compute, *versions]).encode()).hexdigest()[:8]
         return f"{self.model}-{self.device}-{self.precision}-{digest}"
 

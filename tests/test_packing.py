@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixcpt import packing
 from mixcpt.packing import IGNORED, build_row, cut, cut_all, pack, pad_rows
 
 FEW = settings(deadline=None, max_examples=60, derandomize=True, database=None)
@@ -153,10 +154,16 @@ def test_cutting_all_at_once_is_cutting_one_by_one(document_lengths, row_tokens)
     assert list(zip(document.tolist(), start.tolist(), length.tolist(), strict=True)) == expected
 
 
-def test_rows_are_padded_at_the_end_to_the_longest():
+def test_rows_are_padded_at_the_end_to_a_multiple(monkeypatch):
+    monkeypatch.setattr(packing, "PADDED_TO", 3)
     rows = [build_row([(0, np.array([5, 6, 7])), (1, np.array([8, 9]))]), build_row([(2, np.array([3, 4]))])]
     ids, positions, labels = pad_rows(rows, pad_id=1)
-    assert ids.tolist() == [[5, 6, 7, 8, 9], [3, 4, 1, 1, 1]]
-    assert positions.tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]]
-    assert labels.tolist() == [[IGNORED, 6, 7, IGNORED, 9], [IGNORED, 4, IGNORED, IGNORED, IGNORED]]
+    assert ids.tolist() == [[5, 6, 7, 8, 9, 1], [3, 4, 1, 1, 1, 1]]
+    assert positions.tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 0, 1, 2, 3]]
+    assert labels.tolist() == [[IGNORED, 6, 7, IGNORED, 9, IGNORED], [IGNORED, 4, *[IGNORED] * 4]]
     assert {array.dtype for array in (ids, positions, labels)} == {np.dtype(np.int64)}
+
+
+def test_rows_that_fill_a_multiple_are_not_padded():
+    assert pad_rows([build_row([(0, np.arange(128))])], pad_id=1)[0].shape == (1, 128)
+    assert pad_rows([build_row([(0, np.arange(129))])], pad_id=1)[0].shape == (1, 192)

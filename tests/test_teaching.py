@@ -108,7 +108,7 @@ def test_of_a_partly_known_batch_only_the_rest_is_computed(
 
     monkeypatch.setattr(PeftModelForCausalLM, "forward", watched)
     found = teacher.states(model, *SECOND)
-    assert [ids.tolist() for ids in asked] == [[segment(4, 12)[1].tolist()]]
+    assert [ids.tolist() for ids in asked] == [[segment(4, 12)[1].tolist() + 52 * [0]]]  # padded to 64
     assert teacher.figures() == {"cached_tokens": 25 + 30 + 9}
     live = LiveTeacher().states(model, *SECOND)
     assert near(at_labels(found, SECOND[2]), at_labels(live, SECOND[2]))
@@ -129,7 +129,7 @@ def test_a_segment_that_comes_twice_in_a_batch_is_computed_once(model: PeftModel
     found, live = teacher.states(model, *twice), LiveTeacher().states(model, *twice)
     assert near(at_labels(found, twice[2]), at_labels(live, twice[2]))
     assert teacher.figures() == {"cached_tokens": 0}
-    assert torch.equal(found[:30], found[39 : 39 + 30])
+    assert torch.equal(found[:30], found[64 : 64 + 30])  # rows are padded to 64
 
 
 def test_a_batch_in_which_nothing_counts_needs_nothing(model: PeftModel, teacher: CachedTeacher) -> None:

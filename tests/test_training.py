@@ -352,8 +352,8 @@ def test_collate_pads_last_and_shifts_labels(small_corpora: Workspace, tiny_mode
     rows = sorted(mixture, key=lambda row: len(row.ids))
     batch = collate([rows[0], rows[-1]], pad_id=256)
     length = len(rows[0].ids)
-    assert batch["input_ids"].shape == (2, len(rows[-1].ids))
-    assert batch["position_ids"][0, length:].tolist() == list(range(len(rows[-1].ids) - length))
+    assert batch["input_ids"].shape == (2, len(rows[-1].ids)) == (2, 128)
+    assert batch["position_ids"][0, length:].tolist() == list(range(128 - length))
     assert (batch["labels"][0, length:] == -100).all()
     assert batch["shift_labels"][1, :-1].tolist() == rows[-1].labels[1:].tolist()
     assert batch["shift_labels"][:, -1].tolist() == [-100, -100]
