@@ -42,6 +42,7 @@ def stage_with(model: str, tokens: int, samples: int, changes: dict[str, object]
     plain = {
         "model": {"name": model, "precision": "fp32"},
         "mixture": {"budget_tokens": tokens, "sources": [{"source": "builtin/atlas", "share": 1, "domain": True}]},
+        "training": {"teacher_cache": False},  # else every shape but the first would find its texts cached
         "measures": {"every_steps": 0, "domain_tokens": 100, "general_tokens": 100, "prompt_tokens": 100},
         "evaluation": {"tasks": []},
     }

@@ -15,6 +15,7 @@ other lengths as far as these cut long documents elsewhere.
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -57,6 +58,7 @@ class Origin:
         return f"{self.model}-{self.device}-{self.precision}-{digest}"
 
 
+@functools.cache
 def _version(library: str) -> str:
     try:
         return metadata.version(library)

@@ -86,7 +86,8 @@ class CachedTeacher:
         self._read += sum(end - start for (_, start, end), key in zip(pieces, keys, strict=True) if key not in missing)
         if len(missing) == len(pieces):
             whole = _rounded(model, ids, positions)
-            self.store.add([(key, _bits(whole[row, start:end])) for key, (row, start, end) in missing.items()])
+            bits = _bits(whole)
+            self.store.add([(key, bits[row, start:end]) for key, (row, start, end) in missing.items()])
             return whole.flatten(0, 1)
         if missing:
             computed = _alone(model, {key: on_host[row, start:end] for key, (row, start, end) in missing.items()})
@@ -128,13 +129,13 @@ def _alone(model: nn.Module, missing: dict[bytes, np.ndarray]) -> dict[bytes, np
     rows = [build_row([(number, ids[number]) for number in row]) for row in packed]
     device = next(model.parameters()).device
     padded, positions, _ = (torch.from_numpy(array).to(device) for array in pad_rows(rows, pad_id=0))
-    states = _rounded(model, padded, positions)
+    bits = _bits(_rounded(model, padded, positions))
     keys = list(missing)
     computed = {}
     for number, row in enumerate(rows):
         for segment in packed[number]:
             (places,) = np.nonzero(row.segment == segment)
-            computed[keys[segment]] = _bits(states[number, places[0] : places[-1] + 1])
+            computed[keys[segment]] = bits[number, places[0] : places[-1] + 1]
     return computed
 
 
