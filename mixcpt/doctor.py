@@ -74,7 +74,7 @@ def _gpu() -> tuple[Gpu | None, str | None]:
             memory_free_gb=facts.gigabytes(free),
             capability=f"{seen.major}.{seen.minor}",
             uuid=f"GPU-{seen.uuid}",
-            bf16=_gflops(torch.bfloat16, "cuda", _GPU_SHAPES),
+            bf16=_gpu_gflops(),
         ), None
     if not (_NVIDIA.is_dir() or _WINDOWS_SUBSYSTEM_GPU.exists() or shutil.which("nvidia-smi")):
         return None, "no NVIDIA GPU was found"
@@ -87,6 +87,14 @@ def _gpu() -> tuple[Gpu | None, str | None]:
         f"there is an NVIDIA GPU, but PyTorch cannot use it: its CUDA {torch.version.cuda} needs a newer driver, or "
         "`nvidia-smi` reports a fault; update the NVIDIA driver"
     )
+
+
+def _gpu_gflops() -> float | None:
+    """The speed of matrix products in bf16; None on a GPU that cannot do them, or is full."""
+    try:
+        return _gflops(torch.bfloat16, "cuda", _GPU_SHAPES)
+    except RuntimeError:  # out of memory is one, too
+        return None
 
 
 @functools.cache

@@ -85,8 +85,8 @@ def build_row(segments: Sequence[tuple[int, np.ndarray]]) -> Row:
 
 
 PADDED_TO = 64
-"""Rows are padded to a multiple of so many tokens. On a CPU in bf16 every other length of a batch makes a matrix product
-of another shape, for which kernels are compiled and kept: 15 MB a step with a model of four layers, without end."""
+"""Rows are padded to a multiple of so many tokens. On a CPU in bf16 every other length of a batch makes matrix products
+of other shapes, for which kernels are compiled and kept: 15 MB a step with a model of four layers, without end."""
 
 
 def pad_rows(rows: Sequence[Row], pad_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

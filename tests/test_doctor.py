@@ -109,7 +109,14 @@ def test_free_memory_of_the_gpu_is_told_apart_from_all_of_it(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: seen)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (35_000_000_000, 140_000_000_000))
-    assert doctor._gpu() == (H200, None)
+    monkeypatch.setattr(doctor, "_gflops", lambda dtype, device, shapes: 700_000.0)
+    assert doctor._gpu() == (H200.model_copy(update={"bf16": 700_000.0}), None)
+
+    def full(*_: object) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(doctor, "_gflops", full)
+    assert doctor._gpu() == (H200, None)  # its speed stays unknown, and nothing fails
     assert "140 GB, 35 GB of it free" in report(WITH_GPU)
 
 
