@@ -64,10 +64,10 @@ from torch import Tensor
 
 from mixcpt.logits import Head as Head
 from mixcpt.packing import IGNORED
-from mixcpt.terms import swap_top_with_label, terms
+from mixcpt.terms import swap_top_with_label, terms_of_products
 
-_BLOCK = 1 << 19
-"""Logits worked on at once on a processor: 2 MB in fp32, so that all that is made of them stays in its cache."""
+_ROWS = 32
+"""On a processor the rows of a product are a multiple of so many."""
 
 
 @dataclass(frozen=True)
@@ -248,15 +248,15 @@ class _ChunkedLoss(torch.autograd.Function):
         retention = torch.zeros_like(ce)
         wanted = wants_hidden or wants_weight or wants_bias
         with torch.autocast(hidden.device.type, enabled=False):
-            for part, token_ce, token_retention, gradient in _chunks(
+            for part, part_ce, part_retention, states, gradient in _chunks(
                 hidden, teacher_hidden, labels, factors, head, teacher_head, objective, chunk, wanted
             ):
-                ce += (token_ce * factors.ce[part]).sum(dtype=torch.float64)
-                retention += (token_retention * factors.retention[part]).sum(dtype=torch.float64)
+                ce += (part_ce * factors.ce[part]).sum(dtype=torch.float64)
+                retention += (part_retention * factors.retention[part]).sum(dtype=torch.float64)
                 if of_hidden is not None:
-                    of_hidden[part] = gradient @ head.weight
+                    of_hidden[part] = (gradient @ head.weight)[: len(part_ce)]
                 if of_weight is not None:
-                    of_weight += gradient.T @ hidden[part].to(gradient.dtype)
+                    of_weight += gradient.T @ states.to(gradient.dtype)
                 if of_bias is not None:
                     of_bias += gradient.sum(0, dtype=torch.float32)
         ctx.save_for_backward(of_hidden, of_weight, of_bias)
@@ -271,6 +271,20 @@ class _ChunkedLoss(torch.autograd.Function):
         return *found, None, None, None, None, None, None, None
 
 
+class _Chunk(NamedTuple):
+    """Some of the tokens: their cross-entropy and retention (not weighted), [n].
+
+    states, gradient: final hidden states and the gradient with respect to h W^T + bias, in the type of that product and
+    valid until the next chunk; of a few tokens more than [n], whose gradient is zero.
+    """
+
+    part: slice
+    ce: Tensor
+    retention: Tensor
+    states: Tensor
+    gradient: Tensor
+
+
 def _chunks(
     hidden: Tensor,
     teacher_hidden: Tensor | None,
@@ -281,44 +295,56 @@ def _chunks(
     objective: Objective,
     chunk: int,
     wants_gradient: bool,
-) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Chunk by chunk: its tokens, their cross-entropy and retention (not weighted), and the gradient with respect to
-    h W^T + bias, [chunk, vocabulary] in the type of that product and valid until the next chunk."""
+) -> Iterator[_Chunk]:
     held = 0 if teacher_hidden is None else len(teacher_hidden)
-    vocabulary = len(head.weight)
-    longest = min(chunk, len(labels))
-    products = torch.empty(longest, vocabulary, dtype=head.weight.dtype, device=hidden.device)
-    of_teacher = torch.empty(min(chunk, held), vocabulary, dtype=teacher_head.weight.dtype, device=hidden.device)
+    of_student, of_teacher = _Products(head, hidden, chunk), None
+    if teacher_hidden is not None:
+        of_teacher = _Products(teacher_head, teacher_hidden, chunk)
     ce_weight = (objective.ce_weight * factors.ce).unsqueeze(1)
     retention_weight = (objective.retention_weight * factors.retention).unsqueeze(1)
-    padded = head.bias is not None or teacher_head.bias is not None
-    block = max(1, _BLOCK // vocabulary) if hidden.device.type == "cpu" else chunk
     for part in (*_slices(0, held, chunk), *_slices(held, len(labels), chunk)):
         size = part.stop - part.start
-        student = head.product(hidden[part], products[:size])
-        teacher = None
-        if teacher_hidden is not None and part.start < held:
-            teacher = teacher_head.product(teacher_hidden[part], of_teacher[:size])
-        ce, retention = torch.empty(2, size, device=hidden.device)
-        for rows in _slices(0, size, block):
-            here = slice(part.start + rows.start, part.start + rows.stop)
-            logits = head.shaped(student[rows])
-            found = terms(
-                logits,
-                None if teacher is None else teacher_head.shaped(teacher[rows]),
-                labels[here],
-                ce_weight[here],
-                retention_weight[here],
-                objective.temperature,
-                objective.swap,
-                objective.reverse,
-                padded,
-                wants_gradient,
-            )
-            ce[rows], retention[rows] = found.ce, found.retention
-            if found.gradient is not None:
-                student[rows] = head.unshaped(found.gradient, logits)
-        yield part, ce, retention, student
+        states, student = of_student.of(part)
+        teacher = of_teacher.of(part)[1][:size] if of_teacher is not None and part.start < held else None
+        ce, retention = terms_of_products(
+            student[:size],
+            head,
+            teacher,
+            teacher_head,
+            labels[part],
+            ce_weight[part],
+            retention_weight[part],
+            objective.temperature,
+            objective.swap,
+            objective.reverse,
+            wants_gradient,
+        )
+        student[size:] = 0.0
+        yield _Chunk(part, ce, retention, states, student)
+
+
+class _Products:
+    """h W^T of some of the tokens, in memory that is used again by the next call.
+
+    On a processor their number is rounded up, by tokens that follow or by zeros: for every other shape of a product in
+    bf16 PyTorch compiles kernels there, and keeps them.
+    """
+
+    def __init__(self, head: Head, hidden: Tensor, chunk: int):
+        self.head = head
+        self.step = min(_ROWS, chunk) if hidden.device.type == "cpu" else 1
+        self.hidden = torch.nn.functional.pad(hidden, (0, 0, 0, self.step - 1)) if self.step > 1 else hidden
+        most = self._rounded(min(chunk, len(hidden)))
+        self.memory = torch.empty(most, len(head.weight), dtype=head.weight.dtype, device=hidden.device)
+
+    def _rounded(self, size: int) -> int:
+        return -(-size // self.step) * self.step
+
+    def of(self, part: slice) -> tuple[Tensor, Tensor]:
+        """The states of a part and what follows it, and their products."""
+        size = self._rounded(part.stop - part.start)
+        states = self.hidden[part.start : part.start + size]
+        return states, self.head.product(states, self.memory[:size])
 
 
 def _slices(start: int, stop: int, size: int) -> Iterator[slice]:
@@ -336,10 +362,10 @@ def token_losses(
     teacher_hidden = None if teacher_hidden is None else teacher_hidden[places]
     measure, factors = Objective(swap=False), _at(places, None)
     with torch.autocast(hidden.device.type, enabled=False):
-        for part, part_ce, part_kl, _ in _chunks(
+        for found in _chunks(
             hidden[places], teacher_hidden, labels[places], factors, head, head, measure, chunk, False
         ):
-            ce[places[part]], kl[places[part]] = part_ce, part_kl
+            ce[places[found.part]], kl[places[found.part]] = found.ce, found.retention
     return ce, kl
 
 

@@ -10,9 +10,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mixcpt.fused import fused_terms, is_fused
+from mixcpt.logits import Head
+
 _STRETCH = 256
 """Logits in a stretch of which first only the largest is looked for: PyTorch finds the place of a maximum on a
 processor ten times slower than its value."""
+
+
+_BLOCK = 1 << 19
+"""Logits worked on at once on a processor: 2 MB in fp32, so that all that is made of them stays in its cache."""
 
 
 class Terms(NamedTuple):
@@ -22,6 +29,55 @@ class Terms(NamedTuple):
     ce: Tensor
     retention: Tensor
     gradient: Tensor | None
+
+
+def terms_of_products(
+    student: Tensor,
+    head: Head,
+    teacher: Tensor | None,
+    teacher_head: Head,
+    labels: Tensor,
+    ce_weight: Tensor,
+    retention_weight: Tensor,
+    temperature: float,
+    swap: bool,
+    reverse: bool,
+    wants_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and retention of each token, [n] in nats and not weighted, from the products h W^T of student and
+    teacher [n, vocabulary] in any type. Both may be overwritten: `student` with the gradient of the weighted sum with
+    respect to h W^T + bias, where that is wanted.
+
+    Args: as `terms`; head, teacher_head: what makes logits of the products.
+    """
+    if is_fused(student.device):
+        return fused_terms(
+            student, head, teacher, teacher_head, labels, ce_weight, retention_weight, temperature, swap, reverse,
+            wants_gradient,
+        )  # fmt: skip
+    size, vocabulary = student.shape
+    block = max(1, _BLOCK // vocabulary) if student.device.type == "cpu" else size
+    padded = head.bias is not None or teacher_head.bias is not None
+    ce, retention = torch.empty(2, size, device=student.device)
+    for start in range(0, size, block):
+        rows = slice(start, start + block)
+        logits = head.shaped(student[rows])
+        found = terms(
+            logits,
+            None if teacher is None else teacher_head.shaped(teacher[rows]),
+            labels[rows],
+            ce_weight[rows],
+            retention_weight[rows],
+            temperature,
+            swap,
+            reverse,
+            padded,
+            wants_gradient,
+        )
+        ce[rows], retention[rows] = found.ce, found.retention
+        if found.gradient is not None:
+            student[rows] = head.unshaped(found.gradient, logits)
+    return ce, retention
 
 
 def terms(
