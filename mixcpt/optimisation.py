@@ -118,6 +118,13 @@ class TrainingConfig(OptimiserConfig):
         "epochs, other shares and other seeds then cost no teacher pass. How much of the disk it may take is set on "
         "the Home page, or by `mixcpt cache limit`.",
     )
+    compile_layers: bool = setting(
+        False,
+        label="Compile layers",
+        help="Compiles the model's layers at the start, which takes about half a minute and needs a C++ compiler. Try "
+        "it before a long run: whether a step is then faster depends on the machine (docs/engine.md). A resumed run "
+        "equals an uninterrupted one to rounding only.",
+    )
 
     @model_validator(mode="after")
     def _accumulation(self) -> Self:

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
 from mixcpt import models
+from mixcpt.compiled import compile_layers
 from mixcpt.lssd import Head, Objective, TokenWeights, chunked_loss
 from mixcpt.measures import Measures
 from mixcpt.mixture import Mixture, realise
@@ -175,6 +176,8 @@ def train(
     check()
     device, precision = begin(workspace, run, folder, {"mixture": mixture.fingerprint()})
     loaded = load(run, folder, device, precision, progress, say)
+    if config.training.compile_layers:
+        say(f"compiling {compile_layers(loaded.model)} layers at their first use")
     check_isolation(loaded.model, tokenizer.vocabulary, config.mixture.row_tokens)
 
     origin = origin_of(config.model.name, models.model_fingerprint(folder), loaded.base, device, precision)
