@@ -34,15 +34,18 @@ def export(run: Run) -> None:
         key="export_to",
     )
     there = exports.find(run, to)
-    strength = _strength(to, there) if to != "tasks" else 1.0
+    strength = _strength(run, to, there) if to != "tasks" else 1.0
     with st.container(border=True):
         _state(run, to, strength, there)
     if to != "tasks":
         _card(run, to, strength)
 
 
-def _strength(to: str, there: Export | None) -> float:
+def _strength(run: Run, to: str, there: Export | None) -> float:
     """How much of the adapter goes along; at first what was exported before."""
+    if run.config.adapter.vocabulary:
+        st.caption("It goes along whole: embeddings and head were trained too, and cannot count in part.")
+        return 1.0
     chosen = st.slider(
         "Adapter strength",
         0.0,

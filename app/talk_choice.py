@@ -51,22 +51,33 @@ def choose() -> Chosen | None:
     left, right = st.columns([5, 4], gap="medium")
     with left:
         run = _run(runs)
-    with right:
-        strength = st.slider(
-            "Adapter strength",
-            0.0,
-            1.0,
-            1.0,
-            0.05,
-            key="talk_strength",
-            help="How much of what a run has learned counts. 1: the run as it was trained. 0: the base model, exactly. "
-            "Between, every layer adds that share of it: often most of the gain at less forgetting, without any "
-            "training. It holds for the next question; the base has no adapter and stays as it is.",
-        )
-        st.caption("1: the run as it was trained; 0: the base. Between, what it learned counts in part.")
     models = _models(run)
+    with right:
+        strength = _strength(models)
     sampling, template = _settings()
     return Chosen(run, models, strength, sampling, template)
+
+
+def _strength(models: Models) -> float:
+    if any(Run(state.workspace().runs / id).config.adapter.vocabulary for id in models if id != BASE):
+        st.caption(
+            "These answer as they were trained: embeddings and head were trained too, and what they learned cannot "
+            "count in part."
+        )
+        return 1.0
+    strength = st.slider(
+        "Adapter strength",
+        0.0,
+        1.0,
+        1.0,
+        0.05,
+        key="talk_strength",
+        help="How much of what a run has learned counts. 1: the run as it was trained. 0: the base model, exactly. "
+        "Between, every layer adds that share of it: often most of the gain at less forgetting, without any "
+        "training. It holds for the next question; the base has no adapter and stays as it is.",
+    )
+    st.caption("1: the run as it was trained; 0: the base. Between, what it learned counts in part.")
+    return strength
 
 
 def _run(runs: dict[str, RunSummary]) -> Run:

@@ -145,7 +145,7 @@ def align(
     loaded = load(run, folder, device, precision, progress, say, origin)
 
     reached = effort(workspace, stage, folder, device, precision)
-    recorder = Recorder(run, tokens, measures, loaded.head, progress, check, reached)
+    recorder = Recorder(run, tokens, measures, progress, check, reached)
     trainer = _trainer(run, stage, loaded, folder, learned, (recorder, *callbacks))
     reference = _reference_weights(loaded.model)
     carry_through(trainer, recorder, loaded, say)

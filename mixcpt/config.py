@@ -162,7 +162,7 @@ class ModelConfig(Config):
 
 
 class AdapterConfig(Config):
-    """The low-rank adapter (LoRA): the only weights that are trained."""
+    """The low-rank adapter (LoRA): the only weights that are trained, but for embeddings and head when asked."""
 
     rank: int = setting(
         16, label="LoRA rank", ge=1, le=1024, help="Width of the adapter: more can learn more and needs more memory."
@@ -181,6 +181,14 @@ class AdapterConfig(Config):
     )
     layers: Literal["all-linear", "attention", "feed-forward"] = setting(
         "all-linear", label="Adapted layers", help="Which linear layers carry the adapter. The head never does."
+    )
+    vocabulary: bool = setting(
+        False,
+        label="Train embeddings and head",
+        help="In the knowledge stage also trains the table of the tokens and the output layer, as whole matrices of "
+        "their own; later stages keep them as they are then. It needs 16 bytes and more of memory for each of their "
+        "numbers, and makes adapters as large as they are: worth it when the field's language or notation is far from "
+        "what the model has read, seldom otherwise. Such a run has no strength between 0 and 1.",
     )
 
 

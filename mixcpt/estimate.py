@@ -50,6 +50,8 @@ class Shape:
     feed_forward: int
     layers: int
     vocabulary: int
+    ends: int
+    """Of `other` those of embeddings and head, which count once where they are tied."""
 
     @property
     def linear_parameters(self) -> int:
@@ -116,6 +118,7 @@ def _shape(config: dict[str, Any], tensors: dict[str, list[int]]) -> Shape:
         feed_forward=int(config.get("intermediate_size", 4 * width)),
         layers=int(config.get("num_hidden_layers", config.get("n_layer", 1))),
         vocabulary=vocabulary,
+        ends=sum(_size(shape) for shape in tensors.values() if len(shape) == 2 and vocabulary in shape),
     )
 
 
@@ -155,7 +158,7 @@ def estimate(
     parts = {
         "process": PROCESS_BYTES if device == "cpu" else 500_000_000,
         "model": weight_bytes(shape, precision),
-        "adapter": _adapter_bytes(stage, shape),
+        "adapter": _adapter_bytes(stage, shape, precision),
         "activations": _activations(stage, shape, precision, tokens),
         "logits": _logits(stage, shape, device, precision, tokens),
     }
@@ -185,9 +188,24 @@ def adapter_parameters(stage: AnyStage, shape: Shape) -> int:
     return stage.adapter.rank * sum(rows + columns for rows, columns in shape.linear)
 
 
-def _adapter_bytes(stage: AnyStage, shape: Shape) -> int:
-    """fp32 weight, gradient and two moments; DPO keeps a second copy of the weights, its reference."""
-    return (20 if isinstance(stage, Dpo) else 16) * adapter_parameters(stage, shape)
+def trained_parameters(stage: AnyStage, shape: Shape) -> int:
+    """All that is trained: LoRA, and in the knowledge stage embeddings and head when asked."""
+    whole = shape.ends if stage.adapter.vocabulary and isinstance(stage, Stage) else 0
+    return adapter_parameters(stage, shape) + whole
+
+
+def _adapter_bytes(stage: AnyStage, shape: Shape, precision: str) -> int:
+    """fp32 weight, gradient and two moments; DPO keeps a second copy of the weights, its reference. A trained head is
+    also rounded to the type of the products, and its gradient is alive three times: summed in the loss, scaled by the
+    backward pass, added to what is there. Later stages hold embeddings and head beside the base's."""
+    bytes = 16 * trained_parameters(stage, shape)
+    bytes += 4 * adapter_parameters(stage, shape) if isinstance(stage, Dpo) else 0
+    if not stage.adapter.vocabulary:
+        return bytes
+    kept = _OTHER_BYTES[precision]
+    if isinstance(stage, Sft):
+        return bytes + _answers(stage) * kept * shape.ends
+    return bytes + (8 + (kept if precision != "fp32" else 0)) * shape.width * shape.vocabulary
 
 
 def _tokens_at_once(stage: AnyStage, sizes: SampleSizes | None) -> int:
@@ -224,13 +242,14 @@ def _logits(stage: AnyStage, shape: Shape, device: str, precision: str, tokens: 
 def operations(stage: AnyStage, shape: Shape, tokens: float, cached: float = 0) -> float:
     """Floating-point operations of training on `tokens`, of which the teacher's states of `cached` are at hand. Matrix
     products only, and not those of attention and adapter. A frozen linear layer costs 2 a parameter and token forward
-    and 2 backward; TRL makes the logits anew for the backward pass; DPO asks its reference too."""
+    and 2 backward, a trained head 2 more; TRL makes the logits anew for the backward pass; DPO asks its reference
+    too."""
     body, head = _passes(shape)
     student = body * (1 + stage.training.checkpoint_activations) + body
     if isinstance(stage, Sft):
         return tokens * (student + 3 * head + (body + head if isinstance(stage, Dpo) else 0))
     teacher = (tokens - cached) * body + tokens * head if stage.objective.needs_teacher else 0
-    return tokens * (student + 2 * head) + teacher
+    return tokens * (student + (3 if stage.adapter.vocabulary else 2) * head) + teacher
 
 
 def _of_rows(stage: Stage, shape: Shape, cached: float) -> float:

@@ -123,7 +123,6 @@ class _Evaluation:
         ensure_model(self.workspace, config.name)
         self.base = base_of(self.workspace, self.run, config.name)
         loaded = models.load_base(self.base.folder, self.base.device, self.base.precision)
-        self.head = models.output_head(loaded)
         self.model = models.load_adapter(loaded, self.run.adapter, trainable=False)
         self.tokenizer = AutoTokenizer.from_pretrained(str(self.base.folder))
         self.batch_size = batch_size(self.config, self.base.precision)
@@ -205,17 +204,18 @@ class _Evaluation:
     def _examine(self, name: str, exam: "Exam") -> tuple[dict[str, Any], list[Answered]]:
         """What is counted of both sides' answers to an exam, and the answers."""
         from mixcpt.format import Side, compared
+        from mixcpt.heads import output_head
         from mixcpt.teacher import evaluating, teacher_mode
 
         kept, count = self._kept(f"{FORMAT} {exam.fingerprint}"), len(exam.prompts)
         if not kept.exists():
             with teacher_mode(self.model):
                 heard = self._heard(0.75, 0.87, f"the base answers {count} prompts (template {name})")
-                write_json(kept, asdict(exam.put_to(self.model, self.head, self.batch_size, heard)))
+                write_json(kept, asdict(exam.put_to(self.model, output_head(self.model), self.batch_size, heard)))
         base = Side.from_json(read_json(kept))
         with evaluating(self.model):
             heard = self._heard(0.87, 1.0, f"the run answers {count} prompts (template {name})")
-            final = exam.put_to(self.model, self.head, self.batch_size, heard)
+            final = exam.put_to(self.model, output_head(self.model), self.batch_size, heard)
         counted = {
             "base": base.summary(),
             "final": final.summary(),

@@ -101,7 +101,8 @@ def adapter_words(adapter: AdapterConfig) -> str:
     scale = "alpha / sqrt(rank), rsLoRA" if adapter.rslora else "alpha / rank"
     layers = "all linear layers" if adapter.layers == "all-linear" else f"the {adapter.layers} layers"
     dropout = f", dropout {adapter.dropout:g}" if adapter.dropout else ""
-    return f"LoRA of rank {adapter.rank}, alpha {adapter.alpha:g} (scale {scale}), on {layers} but the head{dropout}"
+    lora = f"LoRA of rank {adapter.rank}, alpha {adapter.alpha:g} (scale {scale}), on {layers} but the head{dropout}"
+    return lora + ("; embeddings and head as whole matrices" if adapter.vocabulary else "")
 
 
 def computed(results: Record) -> str:

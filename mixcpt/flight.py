@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mixcpt.errors import BadInput, MixcptError, NoTemplate, Unavailable
-from mixcpt.estimate import adapter_parameters, estimate, lighter, minutes, require_memory
+from mixcpt.estimate import estimate, lighter, minutes, require_memory, trained_parameters
 from mixcpt.jobs import ACCELERATOR_KINDS, Jobs
 from mixcpt.launching import check_ready
 from mixcpt.machine import Machine, disk_free_gb
@@ -127,7 +127,7 @@ def _machine(flight: Flight) -> Iterator[Finding]:
     if here is None:
         return
     yield from _memory(flight, here)
-    needed_gb = _CHECKPOINTS * 16 * adapter_parameters(flight.stage, here.shape) / 1e9
+    needed_gb = _CHECKPOINTS * 16 * trained_parameters(flight.stage, here.shape) / 1e9
     if needed_gb > (free := disk_free_gb(flight.workspace)):
         yield Finding(
             "stop",

@@ -16,7 +16,8 @@ from mixcpt.teacher import base_of, body
 
 
 def output_head(model: nn.Module) -> Head:
-    """The head of `model`, read from its modules and its configuration.
+    """The head of `model`, read from its modules and its configuration: with a trained one the copy while the adapter
+    is on, within `teacher_mode` the original.
 
     Raises:
         Unavailable: the model has none.

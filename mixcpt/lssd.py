@@ -353,9 +353,17 @@ def _slices(start: int, stop: int, size: int) -> Iterator[slice]:
 
 @torch.no_grad()
 def token_losses(
-    hidden: Tensor, teacher_hidden: Tensor | None, labels: Tensor, head: Head, chunk: int = 128
+    hidden: Tensor,
+    teacher_hidden: Tensor | None,
+    labels: Tensor,
+    head: Head,
+    chunk: int = 128,
+    teacher_head: Head | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Per-token cross-entropy and plain KL(teacher || student), both [n] in nats; 0 where the label is -100."""
+    """Per-token cross-entropy and plain KL(teacher || student), both [n] in nats; 0 where the label is -100. As in
+    `chunked_loss`, the products of a head that is trained run in the type of `hidden`, and the teacher has its own."""
+    if head.is_trained:
+        head = replace(head, weight=head.weight.to(hidden.dtype))
     ce = torch.zeros(len(labels), device=hidden.device)
     kl = torch.zeros_like(ce)
     places = (labels != IGNORED).nonzero().squeeze(1)
@@ -363,7 +371,7 @@ def token_losses(
     measure, factors = Objective(swap=False), _at(places, None)
     with torch.autocast(hidden.device.type, enabled=False):
         for found in _chunks(
-            hidden[places], teacher_hidden, labels[places], factors, head, head, measure, chunk, False
+            hidden[places], teacher_hidden, labels[places], factors, head, teacher_head or head, measure, chunk, False
         ):
             ce[places[found.part]], kl[places[found.part]] = found.ce, found.retention
     return ce, kl

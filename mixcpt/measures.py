@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mixcpt.builtin import open_source
 from mixcpt.config import MeasureConfig, MixtureConfig
 from mixcpt.corpus import Corpus, Side
+from mixcpt.heads import output_head
 from mixcpt.lssd import Head, token_losses
 from mixcpt.mixture import text_of, validation_documents
 from mixcpt.packing import Row, build_row, cut, pack
@@ -80,6 +81,7 @@ class Measures:
         self.general = self._heldout(workspace, config.general, tokenizer, mixture, config.general_tokens)
         self.prompts = self._heldout(workspace, PROMPTS, tokenizer, mixture, config.prompt_tokens)
         self._teacher: list[Tensor] = []
+        self._teacher_head: Head
 
     @staticmethod
     def _heldout(
@@ -104,12 +106,13 @@ class Measures:
                 parts.append(Measures._heldout(workspace, name, tokenizer, mixture, limit))
         return _join(parts)
 
-    def take(self, model: nn.Module, head: Head) -> dict[str, float]:
+    def take(self, model: nn.Module) -> dict[str, float]:
         """Domain and general bits per byte, and KL(base || model) in nats per token on general prompts.
 
         A sample without text leaves its figure out. The base's states on the prompts are computed once and kept.
         """
         figures: dict[str, float] = {}
+        head = output_head(model)
         with evaluating(model):
             for name, pieces in (("domain", self.domain), ("general", self.general)):
                 if pieces.rows:
@@ -122,10 +125,12 @@ class Measures:
         if not self._teacher:
             with teacher_mode(model):
                 self._teacher = [hidden(model, row)[0] for row in self.prompts.rows]
+                self._teacher_head = output_head(model)
         total, count = 0.0, 0
         for row, teacher in zip(self.prompts.rows, self._teacher, strict=True):
             labels = torch.from_numpy(row.labels[1:]).long().to(teacher.device)
-            _, kl = token_losses(hidden(model, row)[0][:-1], teacher[:-1], labels, head)
+            states = hidden(model, row)[0]
+            _, kl = token_losses(states[:-1], teacher[:-1], labels, head, teacher_head=self._teacher_head)
             total += kl.sum(dtype=torch.float64).item()
             count += int((labels >= 0).sum())
         return total / count

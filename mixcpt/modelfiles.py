@@ -58,6 +58,19 @@ def beyond_lora(adapter: Path) -> list[str]:
         return [name for name in file.keys() if not name.endswith((".lora_A.weight", ".lora_B.weight"))]  # noqa: SIM118
 
 
+def replaced(adapter: Path) -> list[str]:
+    """Names of the weights in an adapter's folder that take the place of embeddings and head: what its configuration
+    names as whole layers, and the head that is tied to one.
+
+    Raises:
+        BadFile: there is no adapter.
+    """
+    settings = _json_object(adapter / "adapter_config.json")
+    whole = [*(settings.get("modules_to_save") or []), *(["lm_head"] if settings.get("ensure_weight_tying") else [])]
+    ends = tuple(f".{name}.{part}" for name in whole for part in ("weight", "bias"))
+    return [name for name in beyond_lora(adapter) if name.endswith(ends)]
+
+
 def model_fingerprint(folder: Path) -> str:
     """Identity of the model in `folder`, 16 hex digits: its config, and of each weight file the header, the size and a
     sample of bytes. Cheap, also for large models."""

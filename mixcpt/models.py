@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from mixcpt import doctor, machine
+from mixcpt import doctor, machine, vocabulary
 from mixcpt.config import AdapterConfig, ModelConfig
 from mixcpt.errors import BadConfig, BadFile, Unavailable
 from mixcpt.heads import output_head, verify_head
@@ -35,6 +35,7 @@ from mixcpt.lssd import Head
 from mixcpt.machine import Device, Precision
 from mixcpt.modelfiles import model_fingerprint
 from mixcpt.modelstore import BUILTIN_MODELS, BuiltinModel, ensure_model
+from mixcpt.teacher import base_of
 from mixcpt.workspace import Workspace
 
 __all__ = [
@@ -174,9 +175,11 @@ def _real_values(parameter: Tensor) -> list[Tensor]:
 
 def attach_adapter(base: PreTrainedModel, config: AdapterConfig, seed: int) -> PeftModel:
     """`base` with a fresh fp32 LoRA adapter; the same seed gives the same adapter. The caller's random state is kept.
+    With `config.vocabulary` it holds trainable copies of embedding and head too (`mixcpt.vocabulary`).
 
     Raises:
-        BadConfig: the model has no layers of the kind that `config.layers` names. Unavailable: PEFT refuses its layers.
+        BadConfig: the model has no layers of the kind that `config.layers` names. Unavailable: PEFT refuses its layers,
+            or its embeddings cannot be trained.
     """
     lora = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -186,6 +189,7 @@ def attach_adapter(base: PreTrainedModel, config: AdapterConfig, seed: int) -> P
         use_rslora=config.rslora,
         target_modules=_targets(base, config.layers),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),
+        **(vocabulary.lora_settings(base) if config.vocabulary else {}),
     )
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
@@ -197,6 +201,7 @@ def attach_adapter(base: PreTrainedModel, config: AdapterConfig, seed: int) -> P
                 f"{base.config.model_type} models cannot carry the adapter ({reason}): choose one with plain "
                 "attention, such as Llama, Qwen or Gemma."
             ) from error
+    vocabulary.make_trainable(model, base)
     assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad), "adapter weights must be fp32"
     return model
 
@@ -224,7 +229,8 @@ def _targets(base: PreTrainedModel, layers: str) -> list[str]:
 def load_adapter(
     base: PreTrainedModel | PeftModel, folder: Path, trainable: bool = True, name: str = "default"
 ) -> PeftModel:
-    """`base` with the adapter saved in `folder`, ready to be trained on or only to be used.
+    """`base` with the adapter saved in `folder`, ready to be trained on or only to be used; embeddings and head that
+    were trained with it are held as they are.
 
     A base that carries adapters already (a PeftModel) gets one more, under a `name` that it does not have yet; which
     one is active stays as it was.
@@ -246,6 +252,7 @@ def load_adapter(
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160]
         raise BadFile(f"The adapter in {folder} does not fit {type(base).__name__} ({reason}).") from error
+    vocabulary.hold(model, base_of(model))
     with safe_open(path, framework="pt") as file:
         saved = set(file.keys())
     if saved != set(get_peft_model_state_dict(model, adapter_name=name)):  # PEFT only warns, and leaves the rest as is
@@ -274,7 +281,7 @@ def frozen_digest(model: PreTrainedModel | PeftModel) -> str:
     some families rewrite them as rows grow longer.
     """
     tensors = {
-        name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor
+        name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".original_module.", "."): tensor
         for name, tensor in model.state_dict().items()
         if not _is_adapter(name)
     }
@@ -287,7 +294,7 @@ def frozen_digest(model: PreTrainedModel | PeftModel) -> str:
 
 
 def _is_adapter(name: str) -> bool:
-    return any(part.startswith("lora_") for part in name.split("."))
+    return any(part.startswith("lora_") or part == "modules_to_save" for part in name.split("."))
 
 
 def _tensor_digest(tensor: Tensor) -> str:

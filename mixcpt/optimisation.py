@@ -111,6 +111,14 @@ class TrainingConfig(OptimiserConfig):
         ge=1,
         help="Tokens whose logits are held at once while the loss is computed.",
     )
+    vocabulary_learning_rate: float = setting(
+        1e-4,
+        label="Learning rate of embeddings and head",
+        gt=0,
+        le=1,
+        help="Their own size of steps, with the same warm-up and schedule, never pulled towards zero; counts only when "
+        "adapter.vocabulary is on. Whole matrices want smaller steps than an adapter; 1e-4 is our choice.",
+    )
     teacher_cache: bool = setting(
         True,
         label="Teacher cache",

@@ -135,14 +135,16 @@ def prepare(workspace: Workspace, question: Question) -> Prepared:
     """Make a question ready to be answered; nothing is kept yet.
 
     Raises:
-        BadInput: the runs stand on different bases, one has no adapter, the template does not take the conversation,
-        or it is too long for the model. NotFound: a run, a model, a template or the earlier exchange is not there.
-        Unavailable: this machine cannot hold the model as the run did.
+        BadInput: the runs stand on different bases, one has no adapter or not at that strength, the template does not
+        take the conversation, or it is too long for the model. NotFound: a run, a model, a template or the earlier
+        exchange is not there. Unavailable: this machine cannot hold the model as the run did.
     """
     runs = tuple(None if voice.run is None else Runs(workspace).get(voice.run) for voice in question.voices)
     named = [run for run in runs if run is not None]
-    for run in named:
-        require_adapter(run)
+    for run, voice in zip(runs, question.voices, strict=True):
+        if run is not None:
+            require_adapter(run)
+            require_strength(run, voice.strength)
     base = _common_base(workspace, named, question.model)
     form = form_of(base.folder, question.template, _adapter_with_template(named))
     conversations = _conversations(workspace, question)
@@ -153,6 +155,16 @@ def prepare(workspace: Workspace, question: Question) -> Prepared:
     exchange = begin(question, answers, given)
     exchange.template, exchange.base = form.name if isinstance(form, ChatTemplate) else NO_TEMPLATE, str(base)
     return Prepared(exchange, question, base, runs, prompts, ends_of(form, base.folder))
+
+
+def require_strength(run: Run, strength: float) -> None:
+    """Raises BadInput where the adapter of `run` is to count in part and cannot, for it replaces whole matrices. At 0
+    it does not count at all."""
+    if 0 < strength < 1 and run.config.adapter.vocabulary:
+        raise BadInput(
+            f"Embeddings and head of run {run.id} were trained as whole matrices, so it has no strength of "
+            f"{strength:g}: take 1, or 0 for the base."
+        )
 
 
 def _common_base(workspace: Workspace, runs: Sequence[Run], model: str) -> Base:

@@ -2,7 +2,8 @@
 
 Strength scales what an adapter adds to each layer (LoRA's alpha / r): at 1 the model is the run, at 0 it is the base,
 exactly; between, every layer adds that share of what was learned. It costs no training, and turns every run into a
-curve of gain against forgetting. What this gives up: adapters that also replace whole layers, which no run here makes.
+curve of gain against forgetting. What this gives up: shares of adapters that also replace whole matrices, embeddings
+and head; those are used whole.
 """
 
 import contextlib
@@ -20,7 +21,8 @@ from torch import nn
 from mixcpt import machine, models
 from mixcpt.errors import TooLittle
 from mixcpt.estimate import PROCESS_BYTES, SLACK, shape_of, weight_bytes
-from mixcpt.prompts import Base
+from mixcpt.lssd import Head
+from mixcpt.prompts import Base, require_strength
 from mixcpt.runs import Run
 from mixcpt.score_jobs import require_adapter
 from mixcpt.stamps import Stamp, stamp
@@ -52,8 +54,7 @@ class Resident:
         self.base = base
         self.config = loaded.config
         self.tokenizer = TextTokenizer.from_folder(base.folder)
-        self.head = models.output_head(loaded)
-        models.verify_head(loaded, self.head)
+        models.verify_head(loaded, models.output_head(loaded))
         self.model: nn.Module = loaded
         self.broken = False
         """True once an adapter that does not fit has left its traces: then this is of no more use."""
@@ -67,6 +68,11 @@ class Resident:
         return list(self._adapters)
 
     @property
+    def head(self) -> Head:
+        """Of the model as it is now."""
+        return models.output_head(self.model)
+
+    @property
     def device(self) -> torch.device:
         return self.head.weight.device
 
@@ -74,13 +80,15 @@ class Resident:
         """From now on the model is that of `run` at this strength; without a run, or at strength 0, it is the base.
 
         Raises:
-            BadInput: the run has no adapter (any more). BadFile: its adapter was made for another base.
+            BadInput: the run has no adapter (any more), or no such strength. BadFile: its adapter was made for another
+                base.
         """
         if run is None or strength == 0:
             if self._in_use:
                 self._tuner.disable_adapter_layers()
             self._in_use = None
             return
+        require_strength(run, strength)
         adapter = self._adapter(run)
         if self._in_use == (adapter.name, strength):
             return

@@ -118,13 +118,13 @@ class TokenLosses:
     mask: np.ndarray
 
 
-def per_token(model: nn.Module, head: Head, rendered: Rendered) -> TokenLosses:
+def per_token(model: nn.Module, rendered: Rendered) -> TokenLosses:
     """The losses of one rendered sample, base beside adapted, for showing it as a strip."""
     text = Text("", "strip", rendered.ids, rendered.response)
 
     def one(mode: AbstractContextManager[None]) -> np.ndarray:
         with mode:
-            return next(losses_of(model, head, [text]))[0][1]
+            return next(losses_of(model, models.output_head(model), [text]))[0][1]
 
     return TokenLosses(rendered.ids, one(teacher_mode(model)), one(evaluating(model)), rendered.mask())
 
@@ -257,12 +257,11 @@ class _Scoring:
             return
         progress(0.0, f"loading {self.config.name} ({self.precision} on {self.device})")
         base = models.load_base(self.folder, self.device, self.precision)
+        models.verify_head(base, models.output_head(base))
         model: nn.Module = models.load_adapter(base, self.run.adapter, trainable=False) if self.run else base
-        head = models.output_head(base)
-        models.verify_head(base, head)
         for mode, missing in todo.items():
             with teacher_mode(model) if mode == "base" else evaluating(model):
-                for batch in losses_of(model, head, missing, batch_tokens=self.batch_tokens):
+                for batch in losses_of(model, models.output_head(model), missing, batch_tokens=self.batch_tokens):
                     self._keep(mode, [(missing[index], losses) for index, losses in batch])
                     done += len(batch)
                     read += sum(len(missing[index].ids) for index, _ in batch)  # the long ones come first

@@ -132,7 +132,7 @@ def losses(resident: Resident, run: Run | None, form: Form, messages: Sequence[M
     """
     rendered = form.render(messages)
     resident.use(run)
-    found = per_token(resident.model, resident.head, rendered)
+    found = per_token(resident.model, rendered)
     ids = [int(id) for id in found.ids]
     name = run.title if run else resident.base.name
     return {

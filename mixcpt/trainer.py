@@ -30,7 +30,7 @@ from transformers import (
 
 from mixcpt import models
 from mixcpt.config import ModelConfig
-from mixcpt.errors import BadInput, Diverged, Interrupted, Unavailable
+from mixcpt.errors import BadConfig, BadInput, Diverged, Interrupted, Unavailable
 from mixcpt.lowrank import streamline
 from mixcpt.lssd import Head
 from mixcpt.measures import Measures
@@ -38,6 +38,7 @@ from mixcpt.optimisation import OptimiserConfig
 from mixcpt.outlook import Effort
 from mixcpt.progress import cached_share, peak_share
 from mixcpt.runs import Run
+from mixcpt.stages import Stage
 from mixcpt.teacher import teacher_mode
 from mixcpt.workspace import Workspace, now, read_json, write_json
 
@@ -98,12 +99,11 @@ class Recorder(TrainerCallback):
         run: Run,
         tokens: Sequence[int],
         measures: Measures,
-        head: Head,
         progress: Progress,
         check: Check,
         effort: Effort | None = None,
     ):
-        self.run, self.measures, self.head = run, measures, head
+        self.run, self.measures = run, measures
         self.progress, self.check = progress, check
         self.trainer: Watched
         self.interrupted: Interrupted | None = None
@@ -150,7 +150,7 @@ class Recorder(TrainerCallback):
 
     def _measure(self, step: int, **more: str) -> None:
         started = time.perf_counter()
-        figures = self.measures.take(self._model, self.head)
+        figures = self.measures.take(self._model)
         seconds = time.perf_counter() - started
         self.run.append({"step": step, "tokens": self.tokens[step], "seconds": seconds, "measure": figures} | more)
 
@@ -242,8 +242,8 @@ def _started_of_parent(workspace: Workspace, run: Run) -> dict[str, str]:
 class Loaded:
     """What a run trains: the frozen base and the one adapter on it.
 
-    model: base with adapter. head: of the base, verified. digest: of the base's weights. trainable, total: numbers in
-    the adapter, and in the model.
+    model: base with adapter. head: of the base, verified; the model has its own where that is trained. digest: of the
+    base's weights. trainable, total: numbers in the adapter, and in the model.
     """
 
     base: PreTrainedModel
@@ -268,19 +268,25 @@ def load(
     """The model in `folder` with `adapter`, or without one with a fresh one, by the run's settings and seed.
 
     Raises:
-        BadFile: model or adapter cannot be used. Unavailable: the head of this family is not known here.
+        BadFile: model or adapter cannot be used. BadConfig: what cannot be trained in this stage. Unavailable: head or
+            embeddings of this family are not known here.
     """
     stage = run.config
     progress(None, f"loading {stage.model.name} ({precision} on {device})")
     base = models.load_base(folder, device, precision)
     digest = models.frozen_digest(base)
+    head = models.output_head(base)
+    models.verify_head(base, head)
     if adapter:
         model = models.load_adapter(base, adapter, trainable=True)
     else:
+        if stage.adapter.vocabulary and not isinstance(stage, Stage):
+            raise BadConfig(
+                "adapter.vocabulary is on, but embeddings and head are trained in the knowledge stage only, and this "
+                "run continues none: set it to false, or start from a run of the knowledge stage."
+            )
         model = models.attach_adapter(base, stage.adapter, stage.training.seed)
     streamline(model)
-    head = models.output_head(base)
-    models.verify_head(base, head)
     trainable, total = models.parameter_counts(model)
     say(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
     return Loaded(base, model, head, digest, trainable, total, device, precision)

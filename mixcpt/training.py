@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
-from mixcpt import models
+from mixcpt import models, vocabulary
 from mixcpt.compiled import compile_layers
 from mixcpt.lssd import Head, Objective, TokenWeights, chunked_loss
 from mixcpt.measures import Measures
@@ -89,10 +89,22 @@ def objective_of(config: ObjectiveConfig) -> Objective:
 class MixTrainer(Watched):
     """Trainer whose loss is `lssd.chunked_loss` on final hidden states, divided once by the step's counted tokens."""
 
-    def __init__(self, *, head: Head, objective: Objective, teacher: Teacher, chunk: int, **arguments: Any):
+    def __init__(
+        self,
+        *,
+        head: Head,
+        teacher_head: Head,
+        objective: Objective,
+        teacher: Teacher,
+        chunk: int,
+        vocabulary_learning_rate: float,
+        **arguments: Any,
+    ):
         super().__init__(**arguments)
         self.model_accepts_loss_kwargs = True  # makes the Trainer count a whole step's tokens and not divide again
         self.head: Head = head
+        self.teacher_head: Head = teacher_head
+        self.vocabulary_learning_rate: float = vocabulary_learning_rate
         self.objective: Objective = objective
         self.teacher: Teacher = teacher
         self.chunk: int = chunk
@@ -114,11 +126,30 @@ class MixTrainer(Watched):
         if self.objective.needs_teacher and bool((held != IGNORED).any()):
             teacher = self.teacher.states(model, ids, positions, held)
         hidden = final_hidden(model, ids, positions).flatten(0, 1)
-        sums = chunked_loss(hidden, teacher, labels.flatten(), self.head, self.objective, self.chunk, weights=weights)
+        labels = labels.flatten()
+        sums = chunked_loss(hidden, teacher, labels, self.head, self.objective, self.chunk, self.teacher_head, weights)
         self.require_finite("loss", sums.total.item())
         self.sums += torch.tensor([sums.total.item(), *(float(each) for each in sums[1:])])
         counted = num_items_in_batch if num_items_in_batch is not None else sums.tokens
         return sums.total / max(int(counted), 1)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's, in which embedding and head, where they are trained, have a learning rate of their own and no
+        decay: it pulls an adapter towards the base, but would pull these towards nothing."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        own = [parameter for parameter in vocabulary.copies(self._adapted) if parameter.requires_grad]
+        mine = set(map(id, own))
+        for group in optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in mine]
+        if own:
+            group = {"params": own, "lr": self.vocabulary_learning_rate, "weight_decay": 0.0}
+            optimizer.add_param_group(group)
+        return optimizer
+
+    @property
+    def _adapted(self) -> nn.Module:
+        assert isinstance(self.model, nn.Module)
+        return self.model
 
     def step_figures(self) -> dict[str, float]:
         total, ce, retention, counted, ce_tokens, retention_tokens = self.sums.tolist()
@@ -183,7 +214,7 @@ def train(
     origin = origin_of(config.model.name, models.model_fingerprint(folder), loaded.base, device, precision)
     tokens = tokens_by_step(mixture, config.training.rows_per_step)
     reached = effort(workspace, config, folder, device, precision)
-    recorder = Recorder(run, tokens, measures, loaded.head, progress, check, reached)
+    recorder = Recorder(run, tokens, measures, progress, check, reached)
     width, weigh = loaded.head.weight.shape[1], weigher(config, mixture)
     with contextlib.closing(teacher_for(workspace, run, origin, width, mixture, say)) as teacher:
         trainer = MixTrainer(
@@ -192,10 +223,12 @@ def train(
             train_dataset=Rows(mixture),
             data_collator=lambda rows: collate(rows, tokenizer.eos_id, weigh),
             callbacks=[recorder, *callbacks],
-            head=loaded.head,
+            head=models.output_head(loaded.model),
+            teacher_head=loaded.head,
             objective=objective_of(config.objective),
             teacher=teacher,
             chunk=config.training.loss_chunk,
+            vocabulary_learning_rate=config.training.vocabulary_learning_rate,
         )
         carry_through(trainer, recorder, loaded, say)
     with building(run.adapter) as unfinished:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -24,13 +24,15 @@ from mixcpt.estimate import (
     efficiency,
     estimate,
     minutes,
+    operations,
     require_memory,
     shape_of,
+    trained_parameters,
 )
 from mixcpt.settings import override, parse_change, validate
 from mixcpt.stages import AnyStage, Sft, Stage, follow
 
-TINY = Shape(linear=[(4, 4), (8, 4), (4, 8)], other=84, width=4, feed_forward=8, layers=1, vocabulary=10)
+TINY = Shape(linear=[(4, 4), (8, 4), (4, 8)], other=84, width=4, feed_forward=8, layers=1, vocabulary=10, ends=80)
 
 
 def write_safetensors(path: Path, shapes: dict[str, list[int]]) -> None:
@@ -104,6 +106,31 @@ def test_the_parts_by_hand() -> None:
     found = estimate(stage(), TINY, device="cpu", precision="bf16", gflops=1.0)
     assert found.parts == wanted
     assert found.memory_bytes == round(SLACK * sum(wanted.values()))
+
+
+def test_trained_embeddings_and_head_by_hand() -> None:
+    """Weight, gradient and moments of both (80 numbers), the gradient of the head (40) twice more, its rounding."""
+    for precision, rounded in (("fp32", 0), ("bf16", 2 * 40), ("nf4", 2 * 40)):
+        plain, whole = (parts(stage(adapter__vocabulary=on), precision=precision) for on in (False, True))
+        assert whole == plain | {"adapter": plain["adapter"] + 16 * 80 + 8 * 40 + rounded}
+    held_in: tuple[tuple[Literal["sft", "dpo"], int], ...] = (("sft", 1), ("dpo", 2))  # DPO's reference has them too
+    for name, copies in held_in:
+        without, held = (
+            estimate(
+                override(learning(name), {"adapter.vocabulary": on}),
+                TINY,
+                device="cpu",
+                precision="bf16",
+                gflops=1.0,
+                sizes=BIG_SAMPLES,
+            ).parts["adapter"]
+            for on in (False, True)
+        )
+        assert held == without + copies * 2 * 80
+    tokens = 1000
+    slower = operations(stage(adapter__vocabulary=True), TINY, tokens) - operations(stage(), TINY, tokens)
+    assert slower == tokens * 2 * 4 * 10  # the gradient of the head's weights is one more product
+    assert trained_parameters(stage(adapter__vocabulary=True), TINY) == adapter_parameters(stage(), TINY) + 80
 
 
 def test_precision_changes_weights_and_activations() -> None:
@@ -234,6 +261,7 @@ BIG = Shape(
     feed_forward=14336,
     layers=32,
     vocabulary=128_256,
+    ends=2 * 128_256 * 4096,
 )
 BIG_STAGE = stage(mixture__row_tokens=1024, training__rows_per_step=8, training__rows_at_once=8)
 
@@ -248,7 +276,8 @@ BIG_STAGES: dict[str, AnyStage] = {"cpt": BIG_STAGE, "sft": learning("sft", **EI
 @pytest.mark.parametrize("name", BIG_STAGES)
 def test_whatever_remedy_is_named_makes_the_run_fit(name: str, device: str, precision: str) -> None:
     """`model.precision` is auto, so what it means here must count, not what it would mean elsewhere."""
-    heavy, known = BIG_STAGES[name], {"sizes": None if name == "cpt" else BIG_SAMPLES}
+    heavy = BIG_STAGES[name]
+    known: dict[str, Any] = {"sizes": None if name == "cpt" else BIG_SAMPLES}
     whole = estimate(heavy, BIG, device=device, precision=precision, gflops=1.0, **known)
     remedies = set()
     for share in (0.99, 0.7, 0.5, 0.35, 0.25, 0.2, 0.15, 0.1, 0.01):

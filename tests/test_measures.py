@@ -196,7 +196,7 @@ def test_the_distance_is_kl_of_base_and_model_per_predicted_token(
 ) -> None:
     config = MeasureConfig(domain_tokens=0, general_tokens=0, prompt_tokens=120)
     measures = Measures(small_corpora, tiny_tokenizer, config, mixture())
-    figures = measures.take(model, models.output_head(model.get_base_model()))
+    figures = measures.take(model)
     assert figures.keys() == {"prompt_kl"}, "a sample without text leaves its figure out"
     total, count = 0.0, 0
     for row in measures.prompts.rows:
@@ -210,9 +210,7 @@ def test_the_distance_is_kl_of_base_and_model_per_predicted_token(
     assert total / count > 0.01
     assert figures["prompt_kl"] == pytest.approx(total / count, rel=1e-4)
     with model.disable_adapter():
-        assert measures.take(model, models.output_head(model.get_base_model()))["prompt_kl"] == pytest.approx(
-            0, abs=1e-7
-        )
+        assert measures.take(model)["prompt_kl"] == pytest.approx(0, abs=1e-7)
 
 
 def test_measures_are_taken_without_dropout_and_leave_the_model_training(
@@ -220,14 +218,13 @@ def test_measures_are_taken_without_dropout_and_leave_the_model_training(
 ) -> None:
     config = MeasureConfig(domain_tokens=100, general_tokens=100, prompt_tokens=50, general="world")
     measures = Measures(small_corpora, tiny_tokenizer, config, mixture())
-    head = models.output_head(model.get_base_model())
     model.train()
-    first = measures.take(model, head)
+    first = measures.take(model)
     assert first.keys() == {"domain_bits_per_byte", "general_bits_per_byte", "prompt_kl"}
     assert model.training and all(module.training for module in model.modules())
-    assert measures.take(model, head) == first
+    assert measures.take(model) == first
     model.eval()
-    assert measures.take(model, head) == first
+    assert measures.take(model) == first
     assert not model.training
     assert all(parameter.grad is None for parameter in model.parameters())
 

@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from mixcpt import exporting, exports, recorded
 from mixcpt.jobs import Jobs
 from mixcpt.runs import Run
+from mixcpt.settings import override, to_yaml
 from mixcpt.workspace import Workspace
 
 NASTY = "<script>alert(1)</script> **x** $y$ :red[z]"
@@ -72,6 +73,14 @@ def test_so_much_of_the_adapter_as_the_slider_says(studio: Workspace, run: Run, 
     assert labels(app)["export_start"].startswith("Export, about ")
     again = tab(run, to)
     assert again.slider(key=f"export_strength_{to}").value == 0.5 and "Exported at strength 0.5, " in texts(again)
+
+
+def test_a_run_with_trained_embeddings_has_no_strength(studio: Workspace, run: Run) -> None:
+    (run.folder / "config.yaml").write_text(to_yaml(override(run.config, {"adapter.vocabulary": True})))
+    for to in ("adapter", "merged"):
+        app = tab(run, to)
+        assert not app.slider and "It goes along whole: embeddings and head were trained too" in texts(app)
+        assert labels(app)["export_start"].startswith("Export, about ")
 
 
 def test_questions_have_no_strength(studio: Workspace, run: Run) -> None:

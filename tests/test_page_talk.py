@@ -16,6 +16,7 @@ from app.words import plain
 from mixcpt.errors import Busy, MixcptError, NotFound, Unavailable
 from mixcpt.exchanges import BROKEN_OFF, Answer, Exchange, Question, begin
 from mixcpt.runs import Run
+from mixcpt.settings import override, to_yaml
 from mixcpt.workspace import Workspace
 
 NASTY = "<script>alert(1)</script> **x** $y$ :red[z]\nsecond line"
@@ -170,6 +171,15 @@ def test_strength_settings_and_models_go_into_the_question(chain: tuple[Run, Run
     sampling = question.sampling
     assert (sampling.temperature, sampling.seed, sampling.max_new_tokens, question.template) == (0.7, 9, 20, "none")
     assert question.messages[0].content == "How?"
+
+
+def test_runs_with_trained_embeddings_answer_whole(chain: tuple[Run, Run, Run], process: Process) -> None:
+    for run in chain:
+        (run.folder / "config.yaml").write_text(to_yaml(override(run.config, {"adapter.vocabulary": True})))
+    app = open_page("talk", run=chain[1].id)
+    assert not app.slider and "These answer as they were trained" in plain_texts(app)
+    ask(app)
+    assert {voice.strength for voice in process.questions[0].voices} == {1.0} and not app.exception
 
 
 def test_a_setting_that_does_not_fit_is_told_and_nothing_can_be_asked(

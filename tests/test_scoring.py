@@ -271,7 +271,7 @@ def test_a_strip_shows_the_base_beside_the_adapted(
     template = choose_template(tiny_model_folder, "question-answer")
     assert template is not None
     rendered = template.render([Message("user", "Name a river."), Message("assistant", "The Aller.")])
-    strip = per_token(loaded, models.output_head(loaded), rendered)
+    strip = per_token(loaded, rendered)
     text = "Question:\nName a river.\n\nAnswer:\nThe Aller."
     for model, found in zip(exact, (strip.base, strip.adapted), strict=True):
         assert found[1:].tolist() == pytest.approx(nats(model, tiny_tokenizer, "", text, end=True), abs=2e-5)
