@@ -77,7 +77,7 @@ def test_a_source_is_scored_and_its_scores_are_listed(
     assert [info["id"] for info in answer(capsys, "scores")] == [found["id"]]
     assert main([*asked, "--forms", "plain", "--limit", "5"]) == 0
     printed = capsys.readouterr()
-    assert "4 samples scored, 1 left out" in printed.out and "Loss, plain text" in printed.out
+    assert "5 samples scored, 1 left out" in printed.out and "Loss, plain text" in printed.out
     assert "score talk under" in printed.err and "done" in printed.err
     assert main(["scores"]) == 0
     assert f"{found['id']}  talk  under {tiny_model_folder}  chatml" in capsys.readouterr().out
