@@ -22,10 +22,9 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from step import matrix_speed, timed, usual_loss
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -81,28 +80,14 @@ def print_machine(device: str) -> None:
     versions = (
         f"torch {torch.__version__}, transformers {transformers.__version__}, bitsandbytes {bitsandbytes.__version__}"
     )
-    print(f"{name}; {versions}; large bf16 products {matrix_speed(device) / 1e12:,.2f} TFLOP/s\n")
+    print(f"{name}; {versions}; large bf16 products {peak(device) / 1e12:,.2f} TFLOP/s\n")
 
 
-def matrix_speed(device: str) -> float:
-    """FLOP/s of a large matrix product in bf16; the best of some."""
+def peak(device: str) -> float:
+    """FLOP/s of a large matrix product in bf16."""
     import torch
 
-    side = 8192 if device == "cuda" else 1024
-    matrix = torch.randn(side, side, device=device, dtype=torch.bfloat16)
-    return 2 * side**3 / min(timed(lambda: matrix @ matrix, device) for _ in range(8))
-
-
-def timed(do: Callable[[], Any], device: str) -> float:
-    import torch
-
-    if device == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    do()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return matrix_speed(torch.bfloat16, device, side=8192 if device == "cuda" else 1024)
 
 
 def print_rows(options: argparse.Namespace, shape: str, tokens: int) -> None:
@@ -131,7 +116,6 @@ def print_rows(options: argparse.Namespace, shape: str, tokens: int) -> None:
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """One arm in this process: seconds a step (median), peak memory in bytes, operations a step."""
     import torch
-    from step import usual_loss
 
     from mixcpt.config import AdapterConfig
     from mixcpt.lowrank import streamline
@@ -185,7 +169,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         "seconds": statistics.median(seconds[WARM_UP:]),
         "memory": memory,
         "operations": operations(shape, tokens, arm),
-        "peak": matrix_speed(device),
+        "peak": peak(device),
     }
 
 
@@ -232,5 +216,4 @@ def build(shape: str, device: str) -> Any:
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).parent))
     main()

@@ -22,13 +22,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from mixcpt.mixture import Mixture
@@ -68,9 +69,12 @@ def main() -> None:
 
 def take_turns(options: argparse.Namespace, home: str) -> tuple[dict[str, list[dict[str, float]]], list[float]]:
     """What each arm measured in each of its turns, and the machine's matrix-product speeds (FLOP/s) between them."""
+    import torch
+
     from mixcpt.modelstore import ensure_model
     from mixcpt.workspace import Workspace
 
+    kind = torch.float32 if options.precision == "fp32" else torch.bfloat16
     workspace = Workspace(home)
     if options.models:
         (workspace.models / options.model).symlink_to(options.models.absolute() / options.model)
@@ -84,23 +88,30 @@ def take_turns(options: argparse.Namespace, home: str) -> tuple[dict[str, list[d
             if done.returncode:
                 raise SystemExit(f"{arm} failed:\n{done.stderr[-2000:]}")
             found[arm].append(json.loads(done.stdout.strip().rpartition("\n")[2]))
-            speeds.append(matrix_speed(options.precision))
+            speeds.append(matrix_speed(kind))
             print(f"turn {turn + 1}, {arm}: {found[arm][-1]['speed']:,.0f} tokens/s", file=sys.stderr)
     return found, speeds
 
 
-def matrix_speed(precision: str) -> float:
-    """FLOP/s of a large matrix product in the type that the precision computes in; the best of some."""
+def matrix_speed(kind: "torch.dtype", device: str = "cpu", side: int = 2048) -> float:
+    """FLOP/s of a large matrix product in that type; the best of some."""
     import torch
 
-    side = 2048
-    matrix = torch.randn(side, side).to(torch.float32 if precision == "fp32" else torch.bfloat16)
-    seconds = []
-    for _ in range(8):
-        started = time.perf_counter()
-        matrix @ matrix
-        seconds.append(time.perf_counter() - started)
-    return 2 * side**3 / min(seconds)
+    matrix = torch.randn(side, side, device=device).to(kind)
+    return 2 * side**3 / min(timed(lambda: matrix @ matrix, device) for _ in range(8))
+
+
+def timed(do: Callable[[], Any], device: str) -> float:
+    """Seconds that it takes, until the device is done with it."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    do()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def print_table(options: argparse.Namespace, found: dict[str, list[dict[str, float]]], flops: float) -> None:

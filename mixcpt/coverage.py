@@ -116,7 +116,7 @@ def origin_of(stage: Stage, folder: Path, facts: Machine) -> Origin:
         Unavailable: this machine cannot do it.
     """
     device, precision = machine.resolve(stage.model, facts)
-    compute = (facts.cpu_precision if device == "cpu" else "bf16") if precision == "nf4" else ""
+    compute = facts.computes_in(device, precision) if precision == "nf4" else ""
     return Origin(stage.model.name, model_fingerprint(folder), device, precision, compute)
 
 

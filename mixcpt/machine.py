@@ -92,6 +92,12 @@ class Machine(_Facts):
         """What `precision: auto` means here, on the device that `device: auto` takes."""
         return "nf4" if self.cuda and not self.nf4_missing else "bf16" if self.cuda else self.cpu_precision
 
+    def computes_in(self, device: str, precision: str) -> str:
+        """The type of the products of a base in this precision: NF4 has none of its own; see `models.compute_type`."""
+        if precision != "nf4":
+            return precision
+        return "bf16" if device == "cuda" else self.cpu_precision
+
     @property
     def why(self) -> str:
         """The reason for `precision`, in words."""
@@ -156,8 +162,7 @@ def peak_gflops(facts: Machine, device: str, precision: str) -> float | None:
     """The measured speed of matrix products in the type that this precision computes in; None where it was not."""
     if device == "cuda":
         return facts.cuda.bf16 if facts.cuda and precision != "fp32" else None
-    computed = facts.cpu_precision if precision == "nf4" else precision
-    return facts.timings.bf16 if computed == "bf16" else facts.timings.fp32
+    return facts.timings.bf16 if facts.computes_in(device, precision) == "bf16" else facts.timings.fp32
 
 
 def settled(config: ModelConfig) -> tuple[Device, Precision] | None:

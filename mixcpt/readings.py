@@ -38,17 +38,13 @@ def candidates(corpus: Corpus, limit: int | None = None) -> list[tuple[str, Reco
     Raises:
         BadInput: the source holds documents.
     """
-    found = _candidates(corpus)
-    return found if limit is None else [found[index] for index in sorted(_drawn(len(found), limit)[:limit])]
-
-
-def _candidates(corpus: Corpus) -> list[tuple[str, Record]]:
     require_answers(corpus.manifest.name, corpus.manifest.kind)
-    return [
+    found = [
         (document.id, Record.from_json(document.record, document.file, document.line))
         for document in corpus.documents("train")
         if document.record
     ]
+    return found if limit is None else [found[index] for index in sorted(_drawn(len(found), limit)[:limit])]
 
 
 def _drawn(count: int, limit: int) -> list[int]:
@@ -119,7 +115,7 @@ class Reader:
         Raises:
             BadInput: the source holds documents.
         """
-        found = _candidates(corpus)
+        found = candidates(corpus)
         readings: dict[int, Reading] = {}
         usable = 0
         for index in range(len(found)) if limit is None else _drawn(len(found), limit):
