@@ -2,11 +2,21 @@
 
 import tracemalloc
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from mixcpt import statistics
-from mixcpt.statistics import grouped_share_interval, paired_interval, seed_interval, share_interval
+from mixcpt.statistics import (
+    detectable,
+    grouped_share_interval,
+    holm,
+    paired_deviation,
+    paired_interval,
+    seed_difference,
+    seed_interval,
+    share_interval,
+)
 
 
 def test_wilson_of_8_in_10_worked_by_hand() -> None:
@@ -100,3 +110,71 @@ def test_groups_without_any_spread_have_an_interval_all_the_same() -> None:
 def test_pairs_that_do_not_pair_are_refused(before: list[float], after: list[float]) -> None:
     with pytest.raises(ValueError, match="equally many"):
         paired_interval(before, after)
+
+
+def test_a_difference_over_seeds_worked_by_hand() -> None:
+    # differences 1, 2, 3: mean 2, deviation 1, t = 2 * sqrt(3) = 3.4641 with 2 degrees of freedom; there the tail is
+    # known in closed form: p = 1 - t / sqrt(2 + t²) = 1 - 3.4641 / 3.74166 = 0.07418
+    found = seed_difference({0: 2.0, 1: 5.0, 2: 4.0, 7: 9.0}, {2: 1.0, 1: 3.0, 0: 1.0, 5: 0.0})
+    assert found is not None
+    assert (found.seeds, found.points, found.mean) == ((0, 1, 2), (1.0, 2.0, 3.0), 2.0)
+    assert found.interval == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-5)
+    assert (found.p, found.deviation) == pytest.approx((0.07418, 1.0), abs=1e-5)
+
+
+def test_a_difference_over_seeds_is_scipys_paired_t() -> None:
+    one, other = [0.31, 0.52, 0.47, 0.40], [0.29, 0.44, 0.48, 0.31]
+    wanted = stats.ttest_rel(one, other)
+    found = seed_difference(dict(enumerate(one)), dict(enumerate(other)))
+    assert found is not None and found.p == pytest.approx(wanted.pvalue, rel=1e-12)
+    low, high = wanted.confidence_interval(0.95)
+    assert found.interval == pytest.approx((low, high), rel=1e-12)
+
+
+def test_a_difference_needs_two_seeds_in_common_and_may_have_no_spread() -> None:
+    assert seed_difference({0: 1.0, 1: 2.0}, {1: 1.0, 2: 2.0}) is None
+    same = seed_difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
+    assert same is not None and (same.mean, same.interval, same.p) == (0.0, (0.0, 0.0), 1.0)
+    apart = seed_difference({0: 1.5, 1: 2.5}, {0: 1.0, 1: 2.0})
+    assert apart is not None and (apart.interval, apart.p) == ((0.5, 0.5), 0.0)
+
+
+@pytest.mark.parametrize("seeds", [3, 4, 5, 12])
+def test_what_can_be_detected_is_found_so_often_by_the_noncentral_t(seeds: int) -> None:
+    smallest = detectable(0.05, seeds)
+    assert smallest is not None
+    shift, limit = smallest / 0.05 * seeds**0.5, stats.t.ppf(0.975, seeds - 1)
+    power = stats.nct.sf(limit, seeds - 1, shift) + stats.nct.cdf(-limit, seeds - 1, shift)
+    assert power == pytest.approx(0.8, abs=1e-6)
+
+
+def test_what_can_be_detected_in_known_cases() -> None:
+    # The usual tables: 34 pairs find a half of a deviation with 80 % power (33 do not), 15 pairs 0.78.
+    assert detectable(1.0, 34) == pytest.approx(0.495, abs=1e-3)
+    assert (detectable(1.0, 33) or 0) > 0.5
+    assert detectable(1.0, 15) == pytest.approx(0.778, abs=1e-3)
+    assert detectable(1.0, 1) is None
+    two = detectable(1.0, 2)  # by chance: the t of two pairs has the heaviest tail
+    assert two is not None
+    differences = np.random.default_rng(0).normal(two, 1.0, (200_000, 2))
+    t = differences.mean(axis=1) / (differences.std(axis=1, ddof=1) / 2**0.5)
+    assert float((abs(t) > stats.t.ppf(0.975, 1)).mean()) == pytest.approx(0.8, abs=0.005)
+
+
+def test_the_deviation_of_a_difference_worked_by_hand() -> None:
+    # two arms: what is left is half of how far each difference (1 and 3) lies from their mean: 0.5 four times, one
+    # degree of freedom, twice that: sqrt(2 * 4 * 0.25) = sqrt(2), which is the deviation of 1 and 3
+    table = [[5.0, 9.0], [4.0, 6.0]]
+    assert paired_deviation([table]) == pytest.approx(2**0.5)
+    # pooled with one of no spread and one degree of freedom, half of the variance is left; a lone seed says nothing
+    assert paired_deviation([table, [[1.0, 2.0], [2.0, 3.0]], [[1.0], [2.0]]]) == pytest.approx(1.0)
+    assert paired_deviation([[[1.0], [2.0]], [[1.0, 2.0]]]) is None
+
+
+def test_holm_worked_by_hand() -> None:
+    # 0.01 * 4 = 0.04; 0.02 * 3 = 0.06; 0.03 * 2 = 0.06; 0.9 * 1
+    assert holm([0.03, 0.01, 0.9, 0.02]) == pytest.approx([0.06, 0.04, 0.9, 0.06])
+    # a later one is never below an earlier one, and none is above 1
+    assert holm([0.04, 0.03]) == pytest.approx([0.06, 0.06])
+    assert holm([0.7, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
