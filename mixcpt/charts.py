@@ -32,6 +32,7 @@ from mixcpt.plotting import as_fragment as as_fragment
 from mixcpt.plotting import as_html as as_html
 from mixcpt.plotting import frame, label, nothing
 from mixcpt.runs import Run, Runs
+from mixcpt.seed_chart import seeds as seeds
 from mixcpt.selection import Selection, open_selection
 from mixcpt.workspace import Workspace
 
@@ -274,6 +275,7 @@ CHARTS: dict[str, Chart] = {
         "Distance to the base over tokens", "runs", _of_rows(lambda rows: forgetting_curves(rows, "kl"))
     ),
     "plane": Chart("Gain against forgetting", "runs", _of_rows(plane)),
+    "seeds": Chart("Differences seed by seed", "runs", _of_rows(seeds)),
     "questions": Chart("Questions", "runs", _of_rows(lambda rows: questions(summarise(rows)))),
     "lengths": Chart(
         "Lengths of documents",

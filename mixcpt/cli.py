@@ -155,6 +155,8 @@ def _add_findings(commands: Any) -> None:
     form.add_argument("--csv", action="store_true", help="every column, as CSV")
     form.add_argument("--html", type=Path, metavar="OUT.html", help="write a page with charts that stands alone")
     form.add_argument("--diff", action="store_true", help="the settings in which they differ, instead")
+    form.add_argument("--claims", action="store_true", help="claim cards instead: which arm is better, and is it real?")
+    command.add_argument("--against", metavar="ARM", help="the arm that claims hold the others against (the first)")
 
     command = _command(commands, "chart", cli_show.chart, "draw a chart into an HTML file")
     _add_subjects(command)

@@ -174,6 +174,8 @@ def compare(workspace: Workspace, options: argparse.Namespace) -> None:
         return _write(options.html, as_html(chosen, options.domain_tokens))
     if options.diff:
         return _print_diff(tables.config_diff(chosen), options.json)
+    if options.claims:
+        return _print_claims(workspace, chosen, options)
     rows = tables.compare(chosen, options.domain_tokens)
     if options.json:
         return print_json({"runs": rows, "arms": tables.summarise(rows)})
@@ -183,6 +185,20 @@ def compare(workspace: Workspace, options: argparse.Namespace) -> None:
     print(tables.as_text(arms))
     if any(len(arm["runs"]) > 1 for arm in arms):
         say("± is the 95 % interval of the mean over seeds")
+
+
+def _print_claims(workspace: Workspace, chosen: Sequence[Run], options: argparse.Namespace) -> None:
+    from mixcpt.claim_cards import as_facts, as_markdown, cards
+    from mixcpt.claims import pairs_against
+    from mixcpt.compare import compare, summarise, titled
+
+    arms = summarise(titled(compare(chosen, options.domain_tokens)))
+    if len(arms) < 2:
+        raise BadInput("A claim is about two arms, but these runs are one: name runs of another arm too.")
+    found = cards(workspace, pairs_against(arms, options.against), options.domain_tokens)
+    if options.json:
+        return print_json([as_facts(card) for card in found])
+    print("\n".join(as_markdown(card) for card in found), end="")
 
 
 def _print_diff(diff: Sequence[dict[str, Any]], as_json: bool) -> None:

@@ -239,7 +239,8 @@ _COUNTS = {"tokens", "tokens_before", "domain_tokens", "samples", "learned_token
 
 
 def summarise(rows: Sequence[Row]) -> list[Row]:
-    """Rows that differ only by seed as one: means, and `NAME_ci` = 95 % interval of the mean over seeds (Student's t).
+    """Rows that differ only by seed as one: means, `NAME_seeds` = the values by seed where every run has one, `NAME_ci`
+    = 95 % interval of the mean over seeds (Student's t).
 
     Where only some of the runs have a figure, its mean is over those, and `NAME_runs` says how many they are.
     An arm with one seed keeps its figures and has no interval over seeds. Of several runs that share even the seed the
@@ -260,6 +261,8 @@ def _summary(group: list[Row]) -> Row:
         if all(isinstance(value, float) for value in values):
             summary[key] = float(np.mean(values))
             interval = seed_interval(values)
+            if len(group) == len(values) > 1:
+                summary[f"{key}_seeds"] = values
             if interval and len(set(values)) > 1:
                 summary[f"{key}_ci"] = interval
         elif key in _COUNTS:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mixcpt import charts
+from mixcpt.claims import claims, pairs_against
 from mixcpt.compare import Arm, Row, arm_of, config_diff, summarise, titled, with_curves
 from mixcpt.curves import MEASURES, title_of
 from mixcpt.errors import BadInput, MixcptError
@@ -116,6 +117,7 @@ def as_html(runs: Sequence[Run], domain_tokens: int | None = None) -> str:
     runs_word = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     parts: list[Part] = [f"{runs_word}{point}. Written {now()} by Mix-CPT Studio.", Heading("What came out")]
     parts += [f"{finding.title} {finding.words}." for finding in [*findings(arms), *leaders(arms)]]
+    parts += [f"{claim.sentence()}." for own in claims(pairs_against(arms)) for claim in own]
     parts += cautions(arms)
     parts += [Heading("Gain against forgetting"), charts.plane(rows)]
     for name, measure in MEASURES.items():

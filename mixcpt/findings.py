@@ -1,19 +1,21 @@
 """What a comparison says in words: drawn from the numbers, and never more than they carry.
 
 Differences of at most `NOISE` bits per byte are called nothing, and of arms that lie so near no one is put first. With
-several seeds the interval over seeds must agree too. Of a run of stage two it is said what the chain reached, and what
-of it that stage did. What this gives up: it knows nothing of questions or of costs.
+several seeds the test over seeds must agree too, which is paired where two arms are held against each other
+(`mixcpt.claims`). Of a run of stage two it is said what the chain reached, and what of it that stage did.
+
+What this gives up: it knows nothing of questions or of costs.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mixcpt.claims import LEVEL, NOISE, by_seed
 from mixcpt.compare import Row
 from mixcpt.figures import signed
 from mixcpt.palette import STAGE_NAMES
+from mixcpt.statistics import seed_difference
 
-NOISE = 0.02
-"""Bits per byte. Ours: one seed and a measure of some thousand tokens cannot tell less from nothing."""
 _SAME_BASE = 0.005
 """Bits per byte by which two measures of one base may differ, for it may be held in other precisions."""
 _SAME_TOKENS = 1.1
@@ -119,6 +121,8 @@ def _leader(arms: Sequence[Row], key: str, sign: int, words: str) -> Iterator[Fi
 def _apart(one: Row, other: Row, key: str) -> bool:
     if abs(one[key] - other[key]) <= NOISE:
         return False
+    if found := seed_difference(by_seed(one, key), by_seed(other, key)):
+        return found.p < LEVEL
     (low, high), (other_low, other_high) = (arm.get(f"{key}_ci", (arm[key], arm[key])) for arm in (one, other))
     return bool(high < other_low or other_high < low)
 

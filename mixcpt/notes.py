@@ -76,7 +76,7 @@ class _Writer:
             case "bullet_list" | "ordered_list":
                 return self._list(node)
             case "fence" | "code_block":
-                return _fenced(node.content, node.info.strip() if node.type == "fence" else "")
+                return fenced(node.content, node.info.strip() if node.type == "fence" else "")
             case "hr":
                 return "***"
             case "table":
@@ -141,7 +141,8 @@ def _indented(text: str, first: str, others: str) -> str:
     return "\n".join([first + begin, *((others + line).rstrip() for line in rest)])
 
 
-def _fenced(code: str, language: str) -> str:
+def fenced(code: str, language: str) -> str:
+    """Code as Markdown, whatever it holds."""
     ticks = "`" * max(3, _longest_run(code) + 1)
     return f"{ticks}{language if language in _LANGUAGES else ''}\n{code.rstrip(chr(10))}\n{ticks}"
 

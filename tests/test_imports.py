@@ -17,7 +17,7 @@ LIGHT = [
     *("evaluation", "modelstore", "modelfiles", "recipes", "cli", "cli_do", "cli_show", "studio", "machine"),
     *("palette", "drafts", "presets", "preflight", "launching", "guesses", "overview", "queue", "metrics", "progress"),
     *("preview", "notebook", "journal", "charts", "comparison", "plotting", "roots", "uploads", "search", "recorded"),
-    *("curves", "differences", "findings", "notes", "plane", "reports", "shelf", "stamps", "tables"),
+    *("claims", "claim_cards", "seed_chart", "curves", "differences", "findings", "notes", "plane", "reports", "shelf", "stamps", "tables"),
     *("score_jobs", "choices", "interchange", "ranks", "spread", "commands", "cli_select"),
     *("templates", "scores", "readings", "selection", "samples", "chains", "chain_chart", "figures", "stage_words"),
     *("align_drafts", "cli_align", "label_mask"),

@@ -1,0 +1,156 @@
+"""Claim cards: claims about two arms with all that it takes to check them: data hashes, model, seeds, the settings that
+differ, and the command that gives the card again. As Markdown and as HTML, for slides and the notebook.
+
+What this gives up: the hashes are those of the sources as they lie here now; what a run really read is told by the
+fingerprints on the page of a comparison.
+"""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mixcpt import builtin
+from mixcpt.claims import Claim, Pair, claims
+from mixcpt.compare import Row, compare
+from mixcpt.comparison import settings_table
+from mixcpt.curves import title_of
+from mixcpt.errors import NotFound
+from mixcpt.findings import cautions
+from mixcpt.notes import as_table, escape_for_files, fenced
+from mixcpt.plotting import Code, Heading, Part, Table
+from mixcpt.runs import Run
+from mixcpt.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Card:
+    """Claims about two arms, and all that it takes to check them: `facts` are names and values, `settings` what
+    differs, as (setting, value of one, value of other), `command` prints the card again."""
+
+    one: str
+    other: str
+    claims: tuple[Claim, ...]
+    cautions: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    settings: tuple[tuple[str, str, str], ...]
+    command: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.one} against {self.other}"
+
+
+def cards(workspace: Workspace, pairs: Sequence[Pair], domain_tokens: int | None = None) -> list[Card]:
+    """A card for each pair of arms. `domain_tokens` is where their curves were read, as in `compare.compare`.
+
+    Raises:
+        NotFound: a run was deleted meanwhile.
+    """
+    told = claims(pairs)
+    found = []
+    for (one, other), own in zip(pairs, told, strict=True):
+        against = f" --against {shlex.quote(title_of(other))}" if title_of(other) else ""
+        ids = " ".join([*one["runs"], *other["runs"]])
+        point = f" --domain-tokens {domain_tokens}" if domain_tokens else ""
+        found.append(
+            Card(
+                title_of(one),
+                title_of(other),
+                tuple(own),
+                tuple(cautions([one, other])),
+                tuple(_facts(workspace, one, other, domain_tokens)),
+                tuple(_settings(workspace, one, other)),
+                f"mixcpt compare {ids} --claims{against}{point}",
+            )
+        )
+    return found
+
+
+def _facts(workspace: Workspace, one: Row, other: Row, domain_tokens: int | None) -> list[tuple[str, str]]:
+    runs = [Run(workspace.runs / id) for id in (*one["runs"], *other["runs"])]
+    models = dict.fromkeys([one["model"], other["model"]])
+    seeds = " and ".join(dict.fromkeys(", ".join(map(str, arm["seeds"])) for arm in (one, other)))
+    facts = [("Model", ", ".join(models)), ("Seeds", seeds)]
+    sources = dict.fromkeys(name for run in runs for name in _sources(run))
+    facts += [(f"Data, {name}", _hash(workspace, name)) for name in sources]
+    tokens = dict.fromkeys(f"{arm['tokens']:,}" for arm in (one, other))
+    facts.append(("Tokens read", " and ".join(tokens)))
+    if domain_tokens:
+        facts.append(("Compared at", f"{domain_tokens:,} tokens of the field"))
+    for arm in (one, other):
+        facts.append((f"Runs, {title_of(arm)}", ", ".join(arm["runs"])))
+    return facts
+
+
+def _sources(run: Run) -> Iterator[str]:
+    stage = run.config
+    yield from stage.mixture.target_tokens()
+    yield stage.measures.general
+
+
+def _hash(workspace: Workspace, source: str) -> str:
+    """The fingerprint of a source as it lies here now."""
+    try:
+        return builtin.fingerprint(workspace, source)
+    except NotFound:
+        return "not in this workspace any more"
+
+
+def _settings(workspace: Workspace, one: Row, other: Row) -> list[tuple[str, str, str]]:
+    runs = [Run(workspace.runs / arm["runs"][0]) for arm in (one, other)]
+    seedless = [line for line in settings_table(runs, compare(runs)).rows if "seed" not in line[1].lower()]
+    return [(f"{part}: {setting}", mine, its) for part, setting, mine, its in seedless]
+
+
+# To take along
+
+
+def as_parts(card: Card) -> list[Part]:
+    """The card as parts of a page (`plotting.as_html`)."""
+    parts: list[Part] = [Heading(card.title), *(f"{claim.sentence()}." for claim in card.claims)]
+    parts.append(" ".join(card.cautions))
+    parts.append(Table(["", ""], [list(fact) for fact in card.facts]))
+    if card.settings:
+        parts.append(Table(["Setting that differs", card.one, card.other], [list(line) for line in card.settings]))
+    return [*parts, Code(card.command)]
+
+
+def as_markdown(card: Card) -> str:
+    """The card as Markdown that shows users' text as it is."""
+    escaped = escape_for_files
+    lines = [f"### {escaped(card.title)}", ""]
+    lines += [f"- **{claim.sentence(escaped)}.**" for claim in card.claims]
+    lines += ["", " ".join(card.cautions), ""]
+    lines += [as_table([["Fact", ""], *([escaped(name), escaped(value)] for name, value in card.facts)]), ""]
+    if card.settings:
+        heads = ["Setting that differs", escaped(card.one), escaped(card.other)]
+        lines += [as_table([heads, *([escaped(cell) for cell in line] for line in card.settings)]), ""]
+    return "\n".join([*lines, fenced(card.command, "bash")]) + "\n"
+
+
+def as_facts(card: Card) -> dict[str, Any]:
+    """The card as plain values (docs/cli.md, `compare --claims --json`)."""
+    return {
+        "one": card.one,
+        "other": card.other,
+        "claims": [
+            {
+                "measure": claim.measure.key,
+                "verdict": claim.verdict,
+                "sentence": claim.sentence(),
+                "difference": claim.difference,
+                "interval": claim.found.interval if claim.found else None,
+                "seeds": claim.found.seeds if claim.found else None,
+                "points": claim.found.points if claim.found else None,
+                "p": claim.p,
+                "comparisons": claim.pairs,
+                "detectable": claim.detectable,
+            }
+            for claim in card.claims
+        ],
+        "cautions": card.cautions,
+        "facts": dict(card.facts),
+        "settings": [{"setting": setting, "one": one, "other": other} for setting, one, other in card.settings],
+        "command": card.command,
+    }

@@ -1,0 +1,215 @@
+"""Claims: of two arms which is better, by how much, and whether that is real. `mixcpt.claim_cards` makes cards of them.
+
+Arms are compared by the paired t over the seeds that both have, and where several pairs are compared by Holm's
+correction. A difference is called one when the corrected p lies below 5 % and it is more than `NOISE`; else the two are
+"the same within noise", with the smallest difference that so many seeds would have found. One seed gives no interval:
+what it shows is called a hint. What this gives up: it does not ask whether a difference matters to anybody.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from mixcpt.compare import Row
+from mixcpt.curves import title_of
+from mixcpt.errors import BadInput
+from mixcpt.figures import signed
+from mixcpt.statistics import SeedDifference, detectable, holm, seed_difference
+
+NOISE = 0.02
+"""Bits per byte, or nats per token of the KL. Ours: measures of some thousand tokens cannot tell less from nothing."""
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a measure is spoken of: `more`, `less` and `same` have places for the two arms and the size."""
+
+    key: str
+    unit: str
+    better: int
+    """1: more is better, -1: less is."""
+    more: str
+    less: str
+    same: str
+    noise: float = NOISE
+    scale: float = 1.0
+    """What a value is multiplied by to be told in `unit`."""
+
+
+MEASURES = (
+    Measure(
+        "domain_gain", "bits per byte", 1,
+        "{one} gains {size} more in the field than {other}", "{one} gains {size} less in the field than {other}",
+        "{one} and {other} gain the same in the field within noise",
+    ),
+    Measure(
+        "forgetting", "bits per byte", -1,
+        "{one} forgets {size} more than {other}", "{one} forgets {size} less than {other}",
+        "{one} and {other} forget the same within noise",
+    ),
+    Measure(
+        "prompt_kl", "nats per token", -1,
+        "{one} lies {size} farther from the base than {other}", "{one} lies {size} nearer to the base than {other}",
+        "{one} and {other} lie equally far from the base within noise",
+    ),
+)  # fmt: skip
+
+
+def measures(arms: Sequence[Row]) -> list[Measure]:
+    """What can be compared of these arms: what they all have, question sets included."""
+    shared = [key for key in arms[0] if all(key in arm for arm in arms)] if arms else []
+    tasks = [key.removesuffix("_accuracy") for key in shared if key.endswith("_accuracy")]
+    return [measure for measure in MEASURES if measure.key in shared] + [_of_task(task) for task in tasks]
+
+
+def _of_task(task: str) -> Measure:
+    name = task.replace("_", " ").replace("{", "{{").replace("}", "}}")  # a file of questions may be called anything
+    asked = f"of the {name} questions"
+    return Measure(
+        f"{task}_accuracy", "points", 1,
+        f"{{one}} answers {{size}} more {asked} right than {{other}}",
+        f"{{one}} answers {{size}} fewer {asked} right than {{other}}",
+        f"{{one}} and {{other}} answer the same share {asked} right within noise",
+        noise=0.0, scale=100.0,
+    )  # fmt: skip
+
+
+Verdict = Literal["more", "less", "same", "hint"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One measure of two arms. `one` and `other` are their titles, which are somebody's text.
+
+    `difference` is one minus other; `found` tells it over the seeds in common, None with fewer than two; `p` is that of
+    `found`, corrected for `pairs` comparisons; `detectable` the smallest difference that these seeds find in four of
+    five tries, by the spread of their own differences. "hint": seeds cannot tell, but more than noise.
+    """
+
+    one: str
+    other: str
+    measure: Measure
+    difference: float
+    seeds: int
+    found: SeedDifference | None = None
+    p: float | None = None
+    pairs: int = 1
+    detectable: float | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        if abs(self.difference) <= self.measure.noise:
+            return "same"
+        if self.p is None:
+            return "hint"
+        return "same" if self.p >= LEVEL else "more" if self.difference > 0 else "less"
+
+    @property
+    def good(self) -> bool | None:
+        """Whether `one` is the better one; None when nobody is known to be."""
+        if self.verdict not in ("more", "less"):
+            return None
+        return self.measure.better * self.difference > 0
+
+    def sentence(self, escaped: Callable[[str], str] = str) -> str:
+        """The claim in words, without a stop. `escaped` is applied to the titles."""
+        verdict = self.verdict
+        sign = -1 if self.difference < 0 else 1
+        told = "same" if verdict == "same" else "more" if sign > 0 else "less"
+        words = getattr(self.measure, told).format(
+            one=escaped(self.one), other=escaped(self.other), size=f"{self._number(abs(self.difference))} {self._unit}"
+        )
+        return f"{words} ({self._evidence(1 if verdict == 'same' else sign)})"
+
+    @property
+    def _unit(self) -> str:
+        return self.measure.unit
+
+    def _evidence(self, sign: int) -> str:
+        """What stands behind it; `sign` turns the interval to how much more, or less, the words tell of."""
+        told = self.verdict != "same"
+        difference = [] if told else [f"difference {self._signed(self.difference)} {self._unit}"]
+        if self.found is None:
+            few = "one seed: a hint, not a result" if self.seeds == 1 else "no seed in common: a hint, not a result"
+            return ", ".join([*difference, few])
+        low, high = sorted(sign * bound for bound in self.found.interval)
+        interval = f"95 % {self._signed(low)} to {self._signed(high)}"
+        parts = [*difference, interval, f"{self.seeds} seeds"]
+        if self.pairs > 1 and self.p is not None:
+            parts.append(f"p {_p(self.p)}, corrected for {self.pairs} comparisons")
+        words = ", ".join(parts)
+        if not told and self.detectable and (self.p or 0) >= LEVEL:
+            words += f"; a difference of {self._number(self.detectable)} {self._unit} would have been seen"
+        elif not told:
+            words += f"; up to {self.measure.noise:g} {self._unit} are called nothing"
+        return words
+
+    def _digits(self) -> int:
+        if self.measure.scale == 100:
+            return 0 if abs(self.difference) >= 0.095 else 1
+        return 3 if 0 < abs(self.difference) < 0.095 else 2
+
+    def _number(self, value: float) -> str:
+        return f"{self.measure.scale * value:.{self._digits()}f}"
+
+    def _signed(self, value: float) -> str:
+        return signed(self.measure.scale * value, self._digits()).removeprefix("+")
+
+
+def _p(value: float) -> str:
+    return "below 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+Pair = tuple[Row, Row]
+
+
+def pairs_against(arms: Sequence[Row], title: str | None = None) -> list[Pair]:
+    """Every other arm with the one of this title, or with the first.
+
+    Raises:
+        BadInput: no arm has this title.
+    """
+    titles = [title_of(arm) for arm in arms]
+    if title is not None and title not in titles:
+        raise BadInput(f"No arm is called {title!r}: take one of {', '.join(map(repr, titles))}.")
+    place = 0 if title is None else titles.index(title)
+    return [(arm, arms[place]) for number, arm in enumerate(arms) if number != place]
+
+
+def claims(pairs: Sequence[Pair]) -> list[list[Claim]]:
+    """Per pair of arms (rows of `compare.summarise`) its claims. The first of a pair is what is spoken of, the second
+    what it is held against; every measure is corrected for all the pairs that have it."""
+    found = [[_claim(one, other, measure) for measure in measures([one, other])] for one, other in pairs]
+    corrected: dict[tuple[int, str], tuple[float, int]] = {}
+    for key in dict.fromkeys(claim.measure.key for own in found for claim in own):
+        known = [(place, claim.p) for place, own in enumerate(found) for claim in own if claim.measure.key == key]
+        tested = [(place, p) for place, p in known if p is not None]
+        for (place, _), p in zip(tested, holm([p for _, p in tested]), strict=True):
+            corrected[place, key] = p, len(tested)
+    return [[_corrected(claim, corrected.get((place, claim.measure.key))) for claim in own]
+            for place, own in enumerate(found)]  # fmt: skip
+
+
+def _claim(one: Row, other: Row, measure: Measure) -> Claim:
+    mine, its = by_seed(one, measure.key), by_seed(other, measure.key)
+    found, shared = seed_difference(mine, its), mine.keys() & its.keys()
+    if shared:
+        difference = sum(mine[seed] - its[seed] for seed in shared) / len(shared)
+    else:
+        difference = one[measure.key] - other[measure.key]
+    smallest = detectable(found.deviation, len(shared)) if found else None
+    p = found.p if found else None
+    return Claim(title_of(one), title_of(other), measure, difference, len(shared), found, p, detectable=smallest)
+
+
+def _corrected(claim: Claim, correction: tuple[float, int] | None) -> Claim:
+    return claim if correction is None else replace(claim, p=correction[0], pairs=correction[1])
+
+
+def by_seed(arm: Row, key: str) -> dict[int, float]:
+    """The values of an arm by seed; of one whose runs do not all have the measure, none."""
+    if key not in arm:
+        return {}
+    values = arm.get(f"{key}_seeds", [arm[key]])
+    return dict(zip(arm["seeds"], values, strict=True)) if len(values) == len(arm["seeds"]) else {}

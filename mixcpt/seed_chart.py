@@ -1,0 +1,75 @@
+"""The differences of arms to one of them, a panel a measure: every seed as a point, the mean, and its 95 % interval by
+the paired t.
+
+What this gives up: an arm that shares fewer than two seeds with the other shows its points, and no interval.
+"""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from mixcpt.claims import Claim, by_seed, claims, pairs_against
+from mixcpt.compare import Row, summarise
+from mixcpt.curves import numbered, title_of
+from mixcpt.palette import NEUTRAL, run_colour
+from mixcpt.plotting import frame, label, nothing
+
+_AXES = {
+    "domain_gain": "gain in the field<br>(bits per byte, right is better)",
+    "forgetting": "forgetting<br>(bits per byte, left is better)",
+    "prompt_kl": "KL to the base<br>(nats per token, left is nearer)",
+}
+
+
+def seeds(rows: Sequence[Row]) -> go.Figure:
+    """Rows of `compare.with_curves`; the arm that comes first is the one that the others are held against."""
+    arms = summarise(rows)
+    keys = [key for key in _AXES if arms and all(key in arm for arm in arms)]
+    if len(arms) < 2 or not keys:
+        return nothing("seeds", "Two arms that measured the same are needed: their differences are drawn seed by seed.")
+    pairs, first = pairs_against(arms), arms[0]
+    told = claims(pairs)
+    colours = {title_of(arm): run_colour(number) for number, arm in numbered(rows_of(arms))}
+    figure = make_subplots(rows=1, cols=len(keys), shared_yaxes=True, horizontal_spacing=0.04)
+    for column, key in enumerate(keys, 1):
+        for place, (arm, _) in enumerate(pairs):
+            claim = next(claim for claim in told[place] if claim.measure.key == key)
+            _add(figure, place, arm, first, claim, colours[title_of(arm)], column)
+        figure.update_xaxes(title_text=_AXES[key], row=1, col=column)
+    frame(figure, "seeds", height=150 + 46 * len(pairs))
+    figure.update_layout(showlegend=False)
+    figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1.2, "dash": "dot"}, layer="below")
+    names = [label(title_of(arm), 32) for arm, _ in pairs]
+    figure.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False
+    )
+    return figure
+
+
+def rows_of(arms: Sequence[Row]) -> list[Row]:
+    """The arms as rows that can be numbered: each as its first run."""
+    return [{**arm, "run": arm["runs"][0], "seed": arm["seeds"][0]} for arm in arms]
+
+
+def _add(figure: go.Figure, place: int, arm: Row, first: Row, claim: Claim, colour: str, column: int) -> None:
+    mine, its = by_seed(arm, claim.measure.key), by_seed(first, claim.measure.key)
+    shared = sorted(mine.keys() & its.keys())
+    head = f"<b>{label(claim.one, 80)}</b><br>minus {label(claim.other, 80)}"
+    figure.add_scatter(
+        x=[mine[seed] - its[seed] for seed in shared], y=[place + 0.16] * len(shared), mode="markers",
+        marker={"size": 7, "color": colour, "opacity": 0.55}, customdata=shared,
+        hovertemplate=f"{head}<br>seed %{{customdata}}: %{{x:+.4f}}<extra></extra>", row=1, col=column,
+    )  # fmt: skip
+    if claim.found is None:
+        return
+    low, high = claim.found.interval
+    mean = claim.found.mean
+    figure.add_scatter(
+        x=[mean], y=[place - 0.12], mode="markers",
+        marker={"size": 11, "color": colour, "symbol": "line-ns-open", "line": {"width": 3}},
+        error_x={"type": "data", "symmetric": False, "array": [high - mean], "arrayminus": [mean - low],
+                 "color": colour, "thickness": 2, "width": 5},
+        hovertemplate=f"{head}<br>mean %{{x:+.4f}}<br>95 % {low:+.4f} to {high:+.4f}, {claim.seeds} seeds"
+        "<extra></extra>", row=1, col=column,
+    )  # fmt: skip
