@@ -58,6 +58,7 @@ WORK = {
     "prepare": "preparing texts",
     "train": "training",
     "evaluate": "asking questions",
+    "measure": "measuring again",
     "score": "scoring",
     "export": "exporting",
     "doctor": "measuring this machine",

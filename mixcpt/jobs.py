@@ -27,8 +27,8 @@ from mixcpt.errors import BadInput, Damaged, NotFound
 from mixcpt.stamps import Kept
 from mixcpt.workspace import Workspace, building, locked, new_id, now, read_json, write_atomic, write_json
 
-KINDS = ("doctor", "fetch", "prepare", "ingest", "train", "evaluate", "score", "export")
-ACCELERATOR_KINDS = {"train", "evaluate", "score"}
+KINDS = ("doctor", "fetch", "prepare", "ingest", "train", "evaluate", "measure", "score", "export")
+ACCELERATOR_KINDS = {"train", "evaluate", "measure", "score"}
 FINAL = {"done", "failed", "cancelled"}
 
 
@@ -155,9 +155,10 @@ def find_id(wanted: str, ids: Sequence[str], what: str) -> str:
 
 
 def is_part_of_run(job: Job) -> bool:
-    """Whether a run is not done without this job. Exports, and questions that are asked later on (their payload says
-    what to `ask`), only read a run that is done."""
-    return job.run is not None and job.kind != "export" and not (job.kind == "evaluate" and "ask" in job.payload)
+    """Whether a run is not done without this job. Exports, measures that are taken anew, and questions that are asked
+    later on (their payload says what to `ask`), only read a run that is done."""
+    reads = job.kind in ("export", "measure") or (job.kind == "evaluate" and "ask" in job.payload)
+    return job.run is not None and not reads
 
 
 def telling(jobs: Iterable[tuple[Job, Status]]) -> tuple[Job, Status] | None:

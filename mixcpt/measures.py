@@ -10,6 +10,7 @@ the piece that its first byte is in.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,9 +46,19 @@ class Sample:
 
 
 def sample(
-    corpus: Corpus, indices: list[int], split: Side, tokenizer: TextTokenizer, config: MixtureConfig, limit: int
+    corpus: Corpus,
+    indices: list[int],
+    split: Side,
+    tokenizer: TextTokenizer,
+    config: MixtureConfig,
+    limit: int,
+    pieces_each: int | None = None,
 ) -> Sample:
-    """The first pieces of the listed documents, up to `limit` tokens, BOS included (the last is shortened to it)."""
+    """The first pieces of the listed documents, up to `limit` tokens, BOS included (the last is shortened to it).
+
+    Args:
+        pieces_each: at most so many of one document, so that a few long ones do not fill the limit; None takes all.
+    """
     segments: list[tuple[int, np.ndarray]] = []
     piece_bytes: list[int] = []
     documents: list[str] = []
@@ -58,7 +69,7 @@ def sample(
             break
         text = text_of(held[index], config)
         ids, offsets = tokenizer.encode_with_offsets(text)
-        for start, length in cut(len(ids), config.row_tokens - len(opening)):
+        for start, length in cut(len(ids), config.row_tokens - len(opening))[:pieces_each]:
             end = start + min(length, left - len(opening))
             piece = np.concatenate([opening, ids[start:end]])
             if len(piece) < 2:  # the limit is filled, or this is a document's last token
@@ -126,21 +137,40 @@ class Measures:
             with teacher_mode(model):
                 self._teacher = [hidden(model, row)[0] for row in self.prompts.rows]
                 self._teacher_head = output_head(model)
-        total, count = 0.0, 0
-        for row, teacher in zip(self.prompts.rows, self._teacher, strict=True):
-            labels = torch.from_numpy(row.labels[1:]).long().to(teacher.device)
-            states = hidden(model, row)[0]
-            _, kl = token_losses(states[:-1], teacher[:-1], labels, head, teacher_head=self._teacher_head)
-            total += kl.sum(dtype=torch.float64).item()
-            count += int((labels >= 0).sum())
-        return total / count
+        nats, counts = kl_by_piece(model, head, self.prompts, self._teacher, self._teacher_head)
+        return float(nats.sum() / counts.sum())
 
 
-def bits_by_piece(model: nn.Module, head: Head, pieces: Sample) -> np.ndarray:
-    """Bits needed for each piece (float64), in the order of `pieces.piece_bytes`."""
+def kl_by_piece(
+    model: nn.Module,
+    head: Head,
+    pieces: Sample,
+    teacher: list[Tensor],
+    teacher_head: Head,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Per piece KL(base || model) in nats (float64), summed over its predicted tokens, and how many these are.
+
+    Args:
+        teacher: the base's final states [tokens, width] of each row. check: called before each row, to stop early.
+    """
+    nats, counts = np.zeros(len(pieces.piece_bytes)), np.zeros(len(pieces.piece_bytes), dtype=np.int64)
+    for row, states_before in zip(pieces.rows, teacher, strict=True):
+        check()
+        labels = torch.from_numpy(row.labels[1:]).long().to(states_before.device)
+        states = hidden(model, row)[0]
+        _, kl = token_losses(states[:-1], states_before[:-1], labels, head, teacher_head=teacher_head)
+        np.add.at(nats, row.segment[1:], kl.double().cpu().numpy())
+        np.add.at(counts, row.segment[1:], row.labels[1:] >= 0)
+    return nats, counts
+
+
+def bits_by_piece(model: nn.Module, head: Head, pieces: Sample, check: Callable[[], None] = lambda: None) -> np.ndarray:
+    """Bits needed for each piece (float64), in the order of `pieces.piece_bytes`; `check` is called before each row."""
     bits = np.zeros(len(pieces.piece_bytes))
     with evaluating(model):
         for row in pieces.rows:
+            check()
             states = hidden(model, row)[0]
             labels = torch.from_numpy(row.labels[1:]).long().to(states.device)
             losses, _ = token_losses(states[:-1], None, labels, head)

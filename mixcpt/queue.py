@@ -47,7 +47,7 @@ def queue(workspace: Workspace) -> list[QueueItem]:
 
 TALK = "talk"
 """What the inference process calls itself while it holds the accelerator's lease."""
-_WORK = {"train": "training", "evaluate": "the evaluation of", "score": "scoring"}
+_WORK = {"train": "training", "evaluate": "the evaluation of", "measure": "measuring", "score": "scoring"}
 
 
 def next_for_machine(workspace: Workspace) -> Job | None:

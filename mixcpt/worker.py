@@ -34,6 +34,7 @@ HANDLERS = {
     "ingest": "mixcpt.worker:ingest_job",
     "train": "mixcpt.worker:train_job",
     "evaluate": "mixcpt.evaluation:run_job",
+    "measure": "mixcpt.measuring:run_job",
     "score": "mixcpt.scoring:run_job",
     "export": "mixcpt.exporting:run_job",
 }

@@ -13,6 +13,8 @@ from mixcpt.corpus import Corpus
 
 REPLAY = rows("replay_a") + rows("replay_b")
 GENERAL = rows("general_heldout")
+KINDS = {name: rows(f"general_{name}") for name in ("web", "encyclopedic", "code", "dialogue")}
+OF_KINDS = [row for some in KINDS.values() for row in some]
 INSTRUCTIONS = rows("instructions_a") + rows("instructions_b")
 PREFERENCES = rows("preferences")
 QUESTIONS = rows("questions")
@@ -68,12 +70,16 @@ def test_a_skeleton_blanks_what_differs_and_nothing_else():
 
 
 def test_ids_are_unique_over_everything():
-    ids = Counter(row["id"] for row in REPLAY + GENERAL + INSTRUCTIONS + PREFERENCES + QUESTIONS)
+    ids = Counter(row["id"] for row in REPLAY + GENERAL + OF_KINDS + INSTRUCTIONS + PREFERENCES + QUESTIONS)
     assert ids.most_common(1)[0][1] == 1
 
 
 @pytest.mark.parametrize(
-    "name", ["replay_a", "replay_b", "general_heldout", "instructions_a", "instructions_b", "preferences"]
+    "name",
+    [
+        *("replay_a", "replay_b", "general_heldout", "instructions_a", "instructions_b", "preferences"),
+        *(f"general_{kind}" for kind in KINDS),
+    ],
 )
 def test_no_text_is_blank_padded_or_broken(name):
     for row in rows(name):
@@ -167,6 +173,25 @@ def test_there_is_enough_general_prose():
     assert len({row["kind"] for row in GENERAL}) >= 4
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_general_text_has_enough_documents_of_its_own_name(kind):
+    """Some fifteen documents carry an interval; of about the same size in all kinds, so that none outweighs another."""
+    some = KINDS[kind]
+    assert len(some) >= 15 and 9_000 <= size(some) <= 18_000
+    assert max(len(row["text"]) for row in some) < 3 * size(some) / len(some)
+    assert {row["kind"] for row in some} == {kind} and len({row["title"] for row in some}) == len(some)
+    assert builtin.GENERAL[f"builtin/general-{kind}"] == kind
+
+
+def test_shipped_python_is_python():
+    import ast
+
+    files = [row for row in KINDS["code"] if row["title"].endswith(".py")]
+    assert len(files) >= 4
+    for row in files:
+        ast.parse(row["text"])
+
+
 def test_runs_are_found_where_there_are_some():
     """The measure itself: twelve words in a row are one run, whatever the case and the commas."""
     twelve = "one two three four five six seven eight nine ten eleven twelve"
@@ -180,6 +205,7 @@ def test_runs_are_found_where_there_are_some():
         (REPLAY, GENERAL),
         (INSTRUCTIONS, GENERAL),
         (PREFERENCES, GENERAL),
+        (REPLAY + INSTRUCTIONS + PREFERENCES, OF_KINDS),
         (REPLAY + INSTRUCTIONS + PREFERENCES, QUESTIONS),
         ([row for row in instructions() if not row["heldout"]], [row for row in instructions() if row["heldout"]]),
     ],
@@ -187,6 +213,7 @@ def test_runs_are_found_where_there_are_some():
         "replay, general",
         "instructions, general",
         "preferences, general",
+        "all, general by kind",
         "all, questions",
         "instructions, held out",
     ],
@@ -197,8 +224,17 @@ def test_nothing_measured_was_trained_on(trained, measured):
 
 def test_prose_does_not_repeat_itself():
     """No run of twelve words in two documents: such a run would be read far more often than the rest."""
-    seen = Counter(run for row in REPLAY + GENERAL for run in runs([row]))
+    seen = Counter(run for row in REPLAY + GENERAL + OF_KINDS for run in runs([row]))
     assert [run for run, count in seen.items() if count > 1] == []
+
+
+def test_what_is_only_measured_is_all_held_out(workspace, tiny_tokenizer):
+    made = builtin.open_source(workspace, "builtin/general-dialogue", tiny_tokenizer)
+    assert len(made.documents("heldout")) == len(KINDS["dialogue"]) and len(made.documents("train")) == 0
+    assert builtin.fingerprint(workspace, "builtin/general-dialogue") != builtin.fingerprint(
+        workspace, "builtin/general-web"
+    )
+    assert made.documents("heldout")[0].text.startswith("At the bicycle counter\n\nCustomer: Morning.")
 
 
 def test_a_builtin_corpus_is_remade_when_what_ships_changed_and_only_then(workspace, tiny_tokenizer, monkeypatch):

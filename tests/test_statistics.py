@@ -13,6 +13,7 @@ from mixcpt.statistics import (
     holm,
     paired_deviation,
     paired_interval,
+    paired_ratio_interval,
     seed_difference,
     seed_interval,
     share_interval,
@@ -178,3 +179,48 @@ def test_holm_worked_by_hand() -> None:
     assert holm([0.04, 0.03]) == pytest.approx([0.06, 0.06])
     assert holm([0.7, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_a_ratio_over_two_documents_by_hand() -> None:
+    """Documents of 10 and 30 bytes that need 10 more and 10 fewer bits: drawn are twice the first (+1 bit per byte, one
+    draw in four), both (0, one in two), or twice the second (-1/3, one in four)."""
+    low, high = paired_ratio_interval([20.0, 90.0], [30.0, 80.0], [10, 30])
+    assert (low, high) == pytest.approx((-1 / 3, 1.0))
+
+
+def test_a_ratio_is_scipys_percentile_bootstrap() -> None:
+    random = np.random.default_rng(3)
+    sizes = random.integers(200, 2000, 40)
+    before = sizes * random.normal(1.2, 0.2, 40)
+    after = before + sizes * random.normal(0.03, 0.05, 40)
+    wanted = stats.bootstrap(
+        (before, after, sizes),
+        lambda b, a, n, axis: (a - b).sum(axis=axis) / n.sum(axis=axis),
+        paired=True,
+        method="percentile",
+        n_resamples=20_000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    found = paired_ratio_interval(list(before), list(after), list(sizes), draws=20_000)
+    assert found == pytest.approx((wanted.low, wanted.high), abs=0.02 * (wanted.high - wanted.low))
+
+
+def test_a_ratio_of_equal_sizes_is_the_paired_interval_of_the_mean() -> None:
+    before, after = [0.3, 0.9, 0.4, 0.7, 0.2], [0.5, 0.8, 0.9, 0.7, 0.6]
+    assert paired_ratio_interval(before, after, [1.0] * 5) == paired_interval(before, after)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sizes", "said"),
+    [
+        ([1.0], [1.0, 2.0], [1], "equally many"),
+        ([1.0], [1.0], [1, 2], "equally many"),
+        ([], [], [], "equally many"),
+        ([1.0, 2.0], [1.0, 2.0], [1, 0], "above 0"),
+    ],
+)
+def test_ratios_that_are_none_are_refused(
+    before: list[float], after: list[float], sizes: list[float], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        paired_ratio_interval(before, after, sizes)

@@ -6,6 +6,7 @@ Sources named `builtin/...` are made into corpora of the workspace the first tim
     builtin/instructions    general instructions; 50 are held out of every mixture and selection
     builtin/preferences     general preference pairs
     builtin/general         held-out general prose: only ever measured, never trained on
+    builtin/general-KIND    general text of one kind (web, encyclopedic, code, dialogue): only ever measured as well
 """
 
 import hashlib
@@ -127,10 +128,32 @@ WORDS = {
 }
 
 
+_MEASURED = {
+    "builtin/general": "general_heldout",
+    "builtin/general-web": "general_web",
+    "builtin/general-encyclopedic": "general_encyclopedic",
+    "builtin/general-code": "general_code",
+    "builtin/general-dialogue": "general_dialogue",
+}
+"""What is only ever measured, and the file it lies in; all of it is held out."""
+GENERAL = {
+    "builtin/general": "prose",
+    "builtin/general-web": "web",
+    "builtin/general-encyclopedic": "encyclopedic",
+    "builtin/general-code": "code",
+    "builtin/general-dialogue": "dialogue",
+}
+"""The kinds of general text, by source: what a finished run is measured on (`mixcpt.measuring`)."""
+
+
+def _records(source: str) -> list[Record]:
+    return SOURCES[source]() if source in SOURCES else _documents(rows(_MEASURED[source]))
+
+
 def _heldout(source: str) -> set[str] | None:
     """Ids that are always held out; None leaves it to the usual split."""
-    if source == "builtin/general":
-        return {row["id"] for row in rows("general_heldout")}
+    if source in _MEASURED:
+        return {row["id"] for row in rows(_MEASURED[source])}
     if source == "builtin/instructions":
         return {row["id"] for row in instructions() if row["heldout"]}
     return None
@@ -149,25 +172,25 @@ def fingerprint(workspace: Workspace, name: str) -> str:
         NotFound: no such source, with what there is.
     """
     require_source(workspace, name)
-    return _shipped(name) if name in SOURCES else Corpus.open(workspace, name).manifest.fingerprint
+    return _shipped(name) if name.startswith("builtin/") else Corpus.open(workspace, name).manifest.fingerprint
 
 
 def _shipped(name: str) -> str:
-    return _hashed_once(name, SOURCES[name], _heldout)
+    return _hashed_once(name, SOURCES.get(name), _heldout)
 
 
 @cache
-def _hashed_once(name: str, made: Callable[[], list[Record]], heldout: Callable[[str], set[str] | None]) -> str:
+def _hashed_once(name: str, made: Callable[[], list[Record]] | None, heldout: Callable[[str], set[str] | None]) -> str:
     """What ships does not change while a process lives, so it is read and hashed once."""
-    return _origin(made(), heldout(name))
+    return _origin(made() if made else _records(name), heldout(name))
 
 
 def require_source(workspace: Workspace, name: str) -> None:
     """Raises NotFound, with what there is, when `name` is neither a built-in source nor a corpus of the workspace."""
     if not name.startswith("builtin/"):
         Corpus.open(workspace, name)
-    elif name not in SOURCES:
-        raise NotFound(f"There is no built-in source {name!r}: choose from {', '.join(SOURCES)}.")
+    elif name not in SOURCES and name not in GENERAL:
+        raise NotFound(f"There is no built-in source {name!r}: choose from {', '.join({**SOURCES, **GENERAL})}.")
 
 
 def find_source(workspace: Workspace, name: str) -> Corpus | None:
@@ -197,6 +220,6 @@ def open_source(workspace: Workspace, name: str, tokenizer: TextTokenizer) -> Co
     with locked(workspace.corpora / f".{corpus_name}.lock"):
         if not find_source(workspace, name):  # another process may have made it while this one waited
             options: dict[str, Any] = {"files": [], "heldout_ids": _heldout(name), "tokenizer": tokenizer}
-            ingest_records(workspace, corpus_name, SOURCES[name](), replace=True, **options)
+            ingest_records(workspace, corpus_name, _records(name), replace=True, **options)
             write_json(workspace.corpora / corpus_name / "origin.json", {"records": _shipped(name)})
     return Corpus.open(workspace, corpus_name)
