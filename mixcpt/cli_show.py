@@ -167,7 +167,7 @@ def list_jobs(workspace: Workspace, options: argparse.Namespace) -> None:
 def compare(workspace: Workspace, options: argparse.Namespace) -> None:
     from mixcpt import compare as tables
 
-    chosen = _runs(workspace, options.runs)
+    chosen = chosen_runs(workspace, options.runs)
     if options.html:
         from mixcpt.comparison import as_html
 
@@ -300,10 +300,10 @@ def subjects_of(workspace: Workspace, chart: str, names: Sequence[str]) -> list[
 
     if chart not in CHARTS or CHARTS[chart].of in ("corpus", "selection"):
         return list(names)
-    return [run.id for run in _runs(workspace, names)]
+    return [run.id for run in chosen_runs(workspace, names)]
 
 
-def _runs(workspace: Workspace, names: Sequence[str]) -> list[Run]:
+def chosen_runs(workspace: Workspace, names: Sequence[str]) -> list[Run]:
     """Runs by id or beginning of it; the name of an experiment stands for its finished runs, tuning left out."""
     runs = Runs(workspace)
     found: list[Run] = []
