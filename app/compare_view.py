@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from app import show, state
+from app.claims_view import arm_against_arm
 from app.compare_chooser import Choice
 from app.pins import pin_button
 from app.words import plain, printable
@@ -25,6 +26,7 @@ def comparison_of(choice: Choice) -> None:
     rows, arms = choice.rows, summarise(choice.rows)
     runs = [Run(state.workspace().runs / row["run"]) for row in rows]
     _in_words(arms)
+    arm_against_arm(rows, arms, choice.domain_tokens)
     left, right = st.columns(2, gap="medium")
     with left:
         _plane(rows)

@@ -48,23 +48,24 @@ def cards(workspace: Workspace, pairs: Sequence[Pair], domain_tokens: int | None
         NotFound: a run was deleted meanwhile.
     """
     told = claims(pairs)
-    found = []
-    for (one, other), own in zip(pairs, told, strict=True):
-        against = f" --against {shlex.quote(title_of(other))}" if title_of(other) else ""
-        ids = " ".join([*one["runs"], *other["runs"]])
-        point = f" --domain-tokens {domain_tokens}" if domain_tokens else ""
-        found.append(
-            Card(
-                title_of(one),
-                title_of(other),
-                tuple(own),
-                tuple(cautions([one, other])),
-                tuple(_facts(workspace, one, other, domain_tokens)),
-                tuple(_settings(workspace, one, other)),
-                f"mixcpt compare {ids} --claims{against}{point}",
-            )
-        )
-    return found
+    return [card(workspace, pair, own, domain_tokens) for pair, own in zip(pairs, told, strict=True)]
+
+
+def card(workspace: Workspace, pair: Pair, own: Sequence[Claim], domain_tokens: int | None = None) -> Card:
+    """The card of a pair whose claims are known, for they are corrected for all pairs that are shown together. Raises
+    as `cards`."""
+    one, other = pair
+    ids = " ".join([*one["runs"], *other["runs"]])
+    point = f" --domain-tokens {domain_tokens}" if domain_tokens else ""
+    return Card(
+        title_of(one),
+        title_of(other),
+        tuple(own),
+        tuple(cautions([one, other])),
+        tuple(_facts(workspace, one, other, domain_tokens)),
+        tuple(_settings(workspace, one, other)),
+        f"mixcpt compare {ids} --claims --against {shlex.quote(title_of(other))}{point}",
+    )
 
 
 def _facts(workspace: Workspace, one: Row, other: Row, domain_tokens: int | None) -> list[tuple[str, str]]:

@@ -164,15 +164,19 @@ def as_html(parts: Sequence[Part], title: str) -> str:
 
     All text is escaped; a policy in the page forbids whatever could be fetched from elsewhere.
     """
-    body = "\n".join(_part(part, number) for number, part in enumerate(parts))
     library = f"<script>{get_plotlyjs()}</script>" if any(isinstance(part, go.Figure) for part in parts) else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>{library}</head>\n"
-        f"<body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n"
+        f"<body><h1>{html.escape(title)}</h1>\n{body(parts)}\n</body></html>\n"
     )
+
+
+def body(parts: Sequence[Part]) -> str:
+    """The parts as HTML to be pasted into another page; figures need plotly.js there."""
+    return "\n".join(_part(part, number) for number, part in enumerate(parts))
 
 
 def _part(part: Part, number: int) -> str:

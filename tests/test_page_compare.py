@@ -4,6 +4,7 @@ import pytest
 from made import made_run, open_page, stage_of, texts
 from streamlit.testing.v1 import AppTest
 
+from mixcpt.notebook import Notebook
 from mixcpt.runs import Run, Runs
 from mixcpt.workspace import Workspace
 
@@ -152,3 +153,41 @@ def test_a_damaged_run_is_refused_and_the_others_are_compared(runs: list[Run], f
 
 def test_a_number_of_thousands_of_digits_in_the_address_does_nothing(runs: list[Run]) -> None:
     compared(*runs, at="9" * 5000)
+
+
+def seeded(studio: Workspace) -> list[Run]:
+    """Forgetting differs by 0.2, 0.3 and 0.4 times 0.950213."""
+    held = stage_of(adapter__rank=4)
+    plain = [made_run(studio, arm="plain", seed=seed, forgetting=0.5) for seed in range(3)]
+    return plain + [made_run(studio, arm="held", seed=s, forgetting=0.3 - 0.1 * s, stage=held) for s in range(3)]
+
+
+def test_arms_are_held_against_one_with_interval_and_seeds(studio: Workspace) -> None:
+    app = compared(*seeded(studio))
+    said = texts(app).replace("\\", "")
+    assert "held forgets 0.29 bits per byte less than plain (95 % 0.05 to 0.52, 3 seeds)." in said
+    assert "held and plain gain the same in the field within noise" in said
+    app.selectbox(key="claims_against").set_value("held").run()
+    said = texts(app).replace("\\", "")
+    assert "plain forgets 0.29 bits per byte more than held (95 % 0.05 to 0.52, 3 seeds)." in said
+
+
+def test_a_card_holds_what_it_takes_and_goes_to_the_notebook_once(studio: Workspace) -> None:
+    app = compared(*seeded(studio))
+    app.button(key="claims_card_0").click().run()
+    assert not app.exception
+    facts = next(frame.value for frame in app.dataframe if "Fact" in frame.value)
+    assert {"Model", "Seeds", "Data, builtin/atlas"} <= set(facts["Fact"])
+    assert any("--claims --against plain" in code.value for code in app.code)
+    app.button(key="claims_note").click().run()
+    notebook = Notebook(studio, "trial")
+    (note,) = notebook.read().notes
+    assert note.text.startswith("### held against plain") and "95 % 0.05 to 0.52" in note.text
+    app.button(key="claims_card_0").click().run()
+    app.button(key="claims_note").click().run()
+    assert len(notebook.read().notes) == 1
+    assert "It is in the notebook already" in app.toast[0].value
+
+
+def test_one_arm_alone_makes_no_claim(runs: list[Run]) -> None:
+    assert "Arm against arm" not in texts(compared(runs[0]))
