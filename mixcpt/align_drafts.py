@@ -8,10 +8,11 @@ sense there. It gives up DPO after DPO, as `mixcpt.lineage` does.
 import shlex
 from typing import Any, Literal
 
+from mixcpt import further
 from mixcpt.differences import differences
-from mixcpt.drafts import EXPERIMENT, AlignDraft, AnyDraft, Drafts, default_stage
+from mixcpt.drafts import EXPERIMENT, AlignDraft, AnyDraft, Draft, Drafts, default_stage
 from mixcpt.errors import BadConfig, NotFound
-from mixcpt.lineage import BASE, continuing
+from mixcpt.lineage import BASE, FOLLOWS, continuing
 from mixcpt.overview import RunSummary, overview
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.recipe import Recipe
@@ -23,7 +24,6 @@ from mixcpt.templates import NAMED
 from mixcpt.workspace import Workspace, new_id
 
 Kind = Literal["sft", "dpo"]
-_CONTINUED = ("cpt", "sft")
 _COMING = ("queued", "running", "paused")
 _INHERITED = ("stage", "model", "mixture", "adapter", "preference.reference")
 _OF_THE_KIND = ("samples", "training.learning_rate", "preference")
@@ -35,9 +35,10 @@ def parents(workspace: Workspace) -> list[RunSummary]:
     return [run for run in overview(workspace) if can_be_continued(workspace, run)]
 
 
-def can_be_continued(workspace: Workspace, run: RunSummary) -> bool:
-    """Whether SFT or DPO can come after this run, at once or when its training is done."""
-    if run.stage not in _CONTINUED:
+def can_be_continued(workspace: Workspace, run: RunSummary, by: str = "sft") -> bool:
+    """Whether a stage `by` (what holds of SFT holds of DPO) can come after this run, at once or when its training is
+    done."""
+    if run.stage not in FOLLOWS[by]:
         return False
     coming = run.state in _COMING and run.kind != "evaluate"
     return coming or (workspace.runs / run.id / "adapter" / "adapter_model.safetensors").is_file()
@@ -117,12 +118,13 @@ def rebased(workspace: Workspace, draft: AlignDraft, kind: Kind, parent: Run | N
 def usual_for(run: Run) -> AnyStage:
     """The settings that a new draft would have in the place of this run: what is special about it is what differs."""
     stage = run.config
-    if not isinstance(stage, Sft):
-        return default_stage()
     try:
-        before = _before(run.parent)
+        parent = run.parent
     except NotFound:
-        before = stage
+        parent = None
+    if not isinstance(stage, Sft):
+        return further.further_stage(parent) if parent else default_stage()
+    before = _before(parent) if parent or run.info.parent is None else stage
     usual = follow(before, stage.stage)
     return continuing(usual, run.parent) if isinstance(stage, Dpo) and before is not stage else usual
 
@@ -154,10 +156,12 @@ def settings_of(found: Recipe | AnyStage, parent: Run | None, kind: Kind | None 
 
 
 def named(workspace: Workspace, draft: AnyDraft) -> AnyDraft:
-    """The draft with a name, where it is of stage two and nobody gave it one."""
-    if draft.name or not isinstance(draft, AlignDraft):
+    """The draft with a name, where it continues a run or is of stage two, and nobody gave it one."""
+    if draft.name or (isinstance(draft, Draft) and not draft.parent):
         return draft
     parent = Runs(workspace).get(draft.parent) if draft.parent else None
+    if isinstance(draft, Draft):
+        return draft.model_copy(update={"name": further.suggested_name(draft.stage, parent)}) if parent else draft
     return draft.model_copy(update={"name": suggested_name(draft.stage, parent)})
 
 

@@ -1,4 +1,5 @@
-"""The forgetting curve over a whole chain: from the base through every stage, in tokens read since the base."""
+"""The forgetting curve over a whole chain: from the base through every stage, in tokens read since the base. A chain of
+several corpora has a line for each of its fields, where that is what is learned."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,8 @@ from plotly.subplots import make_subplots
 
 from mixcpt import plotting
 from mixcpt.chains import Link, own
-from mixcpt.palette import DISTANCE, DOMAIN, GENERAL, STAGE_NAMES, STAGES
+from mixcpt.figures import listed
+from mixcpt.palette import DISTANCE, DOMAIN, FIELDS, GENERAL, STAGE_NAMES, STAGES
 from mixcpt.plotting import dotted, frame, label, nothing, thinned, token_axis
 
 NAME = "chain"
@@ -32,8 +34,14 @@ def chain(links: Sequence[Link]) -> go.Figure:
     heights = [0.7, 0.3] if above and below else [1.0]
     figure = make_subplots(rows=len(heights), cols=1, shared_xaxes=True, row_heights=heights, vertical_spacing=0.06)
     for key, name, colour, dash, unit in _LINES:
-        if key in keys:
-            row = len(heights) if key == "prompt_kl" else 1
+        if key not in keys:
+            continue
+        row = len(heights) if key == "prompt_kl" else 1
+        if key == "domain_bits_per_byte" and len(fields := _by_field(shown)) > 1:
+            for number, (field, links_of_field) in enumerate(fields.items()):
+                line = {"color": FIELDS[number % len(FIELDS)], "dash": dash}
+                _add_line(figure, links_of_field, key, label(listed(field) or "no field"), unit, row, line)
+        else:
             _add_line(figure, shown, key, name, unit, row, {"color": colour, "dash": dash})
     frame(figure, NAME, height=450 if len(heights) == 2 else 340)
     figure.update_layout(showlegend=bool(above), legend={"y": 1.12})
@@ -47,6 +55,15 @@ def chain(links: Sequence[Link]) -> go.Figure:
         figure.update_yaxes(title_text=title, rangemode="tozero", nticks=4, row=len(heights))
     _add_stages(figure, shown, len(heights))
     return figure
+
+
+def _by_field(links: Sequence[Link]) -> dict[tuple[str, ...], list[Link]]:
+    """The runs that measure the same field, in the order of their first; those that measured none are left out."""
+    found: dict[tuple[str, ...], list[Link]] = {}
+    for link in links:
+        if any("domain_bits_per_byte" in point["measure"] for point in own(link.curve)):
+            found.setdefault(link.field, []).append(link)
+    return found
 
 
 def _add_line(
@@ -66,7 +83,7 @@ def _add_line(
             line={"width": 2.5, **line},
             marker={"size": 6},
             name=f"{name}: {base:.3f} → {last:.3f}",
-            legendgroup=key,
+            legendgroup=f"{key} {name}",
             showlegend=row == 1 and number == 0 and key != "prompt_kl",
             uid=f"{key}-{link.run}",
             hovertemplate=f"<b>{_stage(link)}</b> · {label(link.title)}<br>{name} %{{y:.3f}} {unit} "

@@ -1,8 +1,9 @@
 """A chain of runs as one story: what was read before each of them, and how it stands among its relatives.
 
-Tokens of a run start at 0, so a chain is put together by shifting each run by what its ancestors read. A run of stage
-two opens its curve with the measure of the base (`under: base`), which belongs to no point of its training: what it
-is compared with, not where it began. What this gives up: chains that branch in one chart; each run ends one chain.
+Tokens of a run start at 0, so a chain is put together by shifting each run by what its ancestors read. A run that
+continues another opens its curve with the measure of the base (`under: base`), which belongs to no point of its
+training: what it is compared with, not where it began. A chain of several corpora has several fields; each run measures
+its own. What this gives up: chains that branch in one chart; each run ends one chain.
 """
 
 from collections.abc import Sequence
@@ -36,6 +37,11 @@ def tokens_read(run: Run) -> int:
     return int(losses[-1]["tokens"]) if losses else 0
 
 
+def field_of(run: Run) -> tuple[str, ...]:
+    """The sources that are the field of a run, by name."""
+    return tuple(sorted(run.config.mixture.domain_sources()))
+
+
 def tokens_before(run: Run) -> int:
     """Tokens that were read on the way to the beginning of a run, by all its ancestors.
 
@@ -47,13 +53,15 @@ def tokens_before(run: Run) -> int:
 
 @dataclass(frozen=True)
 class Link:
-    """One run of a chain, to be drawn: `before` are the tokens that were read since the base when it began."""
+    """One run of a chain, to be drawn: `before` are the tokens that were read since the base when it began, `field` are
+    the sources whose held-out part it measures as its field."""
 
     run: str
     title: str
     stage: str
     before: int
     curve: list[Record]
+    field: tuple[str, ...] = ()
 
     @property
     def after(self) -> int:
@@ -66,7 +74,7 @@ def links(run: Run) -> list[Link]:
     found: list[Link] = []
     before = 0
     for one in run.chain():
-        found.append(Link(one.id, one.title, one.info.stage, before, one.curve()))
+        found.append(Link(one.id, one.title, one.info.stage, before, one.curve(), field_of(one)))
         before += tokens_read(one)
     return found
 

@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_align.add(commands)
     cli_evaluate.add(commands)
     cli_measure.add(commands)
+    cli_further.add(commands)
     cli_export.add(commands)
     cli_talk.add(commands)
     cli_cache.add(commands)

@@ -9,7 +9,7 @@ from mixcpt import cli_show
 from mixcpt.cli_show import print_json, say
 from mixcpt.commands import command
 from mixcpt.errors import BadFile, BadInput
-from mixcpt.lineage import BASE
+from mixcpt.lineage import BASE, has_template
 from mixcpt.runs import Run, Runs
 from mixcpt.settings import parse_change
 from mixcpt.stages import Sft
@@ -46,7 +46,7 @@ def align(workspace: Workspace, options: argparse.Namespace) -> int:
     ensure_model(workspace, stage.model.name, progress=say)
     if options.preview:
         return _preview(workspace, stage, parent, options.json)
-    require_parts(workspace, stage, parent.config if parent else None)
+    require_parts(workspace, stage, parent.config if parent else None, has_template(parent))
     question_sets(stage.evaluation)
     run = Runs(workspace).create(
         stage,

@@ -31,7 +31,7 @@ def show(workspace: Workspace, options: argparse.Namespace) -> None:
     if options.json:
         return print_json(shown)
     print(f"run {one.id}  {shown['status']}  {one.info.experiment} {one.info.arm}  seed {one.info.seed}")
-    for line in _stage_two(workspace, one):
+    for line in _later(workspace, one):
         print(f"  {line}")
     for job in shown["jobs"]:
         print(f"  {job['kind']:9} {job['status']:9} {job['message']}")
@@ -77,13 +77,14 @@ def _pace_words(pace: dict[str, Any]) -> str:
     return ", ".join([*parts, f"{pace['peak_memory_bytes'] / 1e9:.1f} GB of memory at most"])
 
 
-def _stage_two(workspace: Workspace, run: Run) -> list[str]:
-    """What a run of stage two comes after, learns from and is measured against; nothing of a first stage."""
+def _later(workspace: Workspace, run: Run) -> list[str]:
+    """What a later run comes after, learns from and is measured against; nothing of a first one."""
+    from mixcpt.further import fields_words
     from mixcpt.stage_words import chain_words, reference_words, samples_words, template_words
 
     stage = run.config
     if not isinstance(stage, Sft):
-        return []
+        return [chain_words(run), f"field: {fields_words(stage)}"] if run.info.parent else []
     lines = [chain_words(run), f"samples: {samples_words(stage, run)}", f"template: {template_words(stage.template)}"]
     if isinstance(stage, Dpo):
         lines.append(f"reference: {reference_words(workspace, stage, run.info.parent)}, beta {stage.preference.beta:g}")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mixcpt.chains import own, start_of, tokens_before, tokens_read
+from mixcpt.chains import field_of, own, start_of, tokens_before, tokens_read
 from mixcpt.config import MixtureConfig
 from mixcpt.errors import BadInput
 from mixcpt.palette import STAGE_NAMES
@@ -111,7 +111,7 @@ def _row(run: Run, domain_tokens: int | None) -> Row:
     point = curve[-1] if domain_tokens is None else _nearest(run, own(curve), domain_tokens, share)
     base, start, reached = curve[0]["measure"], start_of(curve), point["measure"]
     config, info = run.config, run.info
-    earlier = run.chain()[:-1]
+    earlier = [one for one in run.chain()[:-1] if field_of(one) == field_of(run)]
     row: Row = {
         "run": run.id,
         "experiment": info.experiment,
@@ -129,8 +129,10 @@ def _row(run: Run, domain_tokens: int | None) -> Row:
         "tokens_before": tokens_before(run),
         "domain_tokens": round(point["tokens"] * share + sum(tokens_read(one) * domain_share(one) for one in earlier)),
     }
+    if info.parent or isinstance(config, Sft):
+        row |= _beginning(run, base, start)
     if isinstance(config, Sft):
-        row |= _of_stage_two(run, config, base, start)
+        row |= _of_stage_two(run, config)
     if "domain_bits_per_byte" in base:
         row |= {
             "domain_bits_per_byte_base": base["domain_bits_per_byte"],
@@ -160,14 +162,20 @@ def _settings_but_seeds(run: Run) -> str:
     return hashlib.sha256((to_yaml(stage) + before).encode()).hexdigest()[:8]
 
 
-def _of_stage_two(run: Run, stage: Sft, base: Row, start: Row | None) -> Row:
-    """What only runs of stage two have: how they began, what they learned from, and what DPO reached."""
+def _beginning(run: Run, base: Row, start: Row | None) -> Row:
+    """How a run that is not the first of its chain began."""
     parent = run.parent
-    row: Row = {"parent_stage": parent.info.stage if parent else "", "template": stage.template}
+    row: Row = {"parent_stage": parent.info.stage if parent else ""}
     for key, change, sign in (("domain", "domain_gain", -1), ("general", "forgetting", 1)):
         name = f"{key}_bits_per_byte"
         if start and name in base and name in start:
             row[f"{change}_start"] = sign * (start[name] - base[name])
+    return row
+
+
+def _of_stage_two(run: Run, stage: Sft) -> Row:
+    """What only runs of stage two have: what they learned from, and what DPO reached."""
+    row: Row = {"template": stage.template}
     if facts := kept_facts(run):
         row |= {"samples": facts["samples"], "learned_tokens": facts["learned_tokens"], "samples_rule": facts["rule"]}
     if isinstance(stage, Dpo):

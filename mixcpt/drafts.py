@@ -34,7 +34,8 @@ class Guess(Config):
 class RunDraft(Config):
     """A run before its launch: where it will belong, and what is expected of it.
 
-    `launched` is the id of the run that it became; `mixcpt.launching` writes it, and nobody else.
+    `parent` is the id of the run it continues, None for the base itself. `launched` is the id of the run that it
+    became; `mixcpt.launching` writes it, and nobody else.
     """
 
     id: str
@@ -42,6 +43,7 @@ class RunDraft(Config):
     name: str = ""
     tags: tuple[str, ...] = ()
     guess: Guess | None = None
+    parent: str | None = None
     launched: str | None = None
 
 
@@ -52,10 +54,9 @@ class Draft(RunDraft):
 
 
 class AlignDraft(RunDraft):
-    """A run of SFT or DPO before its launch. `parent` is the id of the run it continues, None for the base itself."""
+    """A run of SFT or DPO before its launch."""
 
     stage: Annotated[Sft | Dpo, Field(discriminator="stage")]
-    parent: str | None = None
 
 
 AnyDraft = Draft | AlignDraft
@@ -92,8 +93,8 @@ class Drafts:
     def __init__(self, workspace: Workspace):
         self.folder = workspace.root / "drafts"
 
-    def create(self, stage: Stage | None = None, experiment: str = EXPERIMENT) -> Draft:
-        draft = Draft(id=new_id("draft"), stage=stage or default_stage(), experiment=experiment)
+    def create(self, stage: Stage | None = None, experiment: str = EXPERIMENT, parent: str | None = None) -> Draft:
+        draft = Draft(id=new_id("draft"), stage=stage or default_stage(), experiment=experiment, parent=parent)
         self.save(draft)
         return draft
 
@@ -108,9 +109,9 @@ class Drafts:
         if not path.is_file():
             raise NotFound(f"There is no draft {id!r} any more: begin a new one.")
         data = read_json(path)
-        if isinstance(data, dict) and "parent" in data:
-            return validate(AlignDraft, data, f"draft {id}")
-        return validate(Draft, data, f"draft {id}")
+        stage = data.get("stage") if isinstance(data, dict) else None
+        is_later = isinstance(stage, dict) and stage.get("stage", "cpt") != "cpt"
+        return validate(AlignDraft, data, f"draft {id}") if is_later else validate(Draft, data, f"draft {id}")
 
     def save(self, draft: AnyDraft) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -199,7 +199,8 @@ def _adapter_bytes(stage: AnyStage, shape: Shape, precision: str) -> int:
     also rounded to the type of the products, and its gradient is alive three times: summed in the loss, scaled by the
     backward pass, added to what is there. Later stages hold embeddings and head beside the base's."""
     bytes = 16 * trained_parameters(stage, shape)
-    bytes += 4 * adapter_parameters(stage, shape) if isinstance(stage, Dpo) else 0
+    is_kept = stage.objective.needs_run if isinstance(stage, Stage) else isinstance(stage, Dpo)  # as it was at first
+    bytes += 4 * adapter_parameters(stage, shape) if is_kept else 0
     if not stage.adapter.vocabulary:
         return bytes
     kept = _OTHER_BYTES[precision]

@@ -12,6 +12,7 @@ from mixcpt.corpus import Corpus, corpus_names
 from mixcpt.errors import NotFound
 from mixcpt.estimate import minutes
 from mixcpt.figures import signed
+from mixcpt.further import fields_words
 from mixcpt.journal import objective_words
 from mixcpt.manifest import Manifest
 from mixcpt.runs import Record, Run, Runs
@@ -55,7 +56,7 @@ def chain(workspace: Workspace, run: Run) -> tuple[list[Run], str]:
 def training(workspace: Workspace, run: Run) -> list[Fact]:
     """What a stage learned from, by which objective and with which settings, and how long it took once it is done."""
     config, results = run.config, run.results().get("training")
-    found = _of_rows(config) if isinstance(config, Stage) else _of_samples(workspace, run, config)
+    found = _of_rows(workspace, run, config) if isinstance(config, Stage) else _of_samples(workspace, run, config)
     how = config.training
     found += [
         ("Learning rate", f"{how.learning_rate:g}, {how.schedule}, warm-up in {how.warmup:.0%} of the steps"),
@@ -68,9 +69,16 @@ def training(workspace: Workspace, run: Run) -> list[Fact]:
     return found
 
 
-def _of_rows(config: Stage) -> list[Fact]:
+def _of_rows(workspace: Workspace, run: Run, config: Stage) -> list[Fact]:
     rows = f"{config.mixture.row_tokens:,} tokens each, {config.training.rows_per_step:,} a step"
-    return [("Objective", objective_words(config.objective)), ("Rows", rows)]
+    found = [("Objective", objective_words(config.objective)), ("Rows", rows)]
+    if run.info.parent is None:
+        return found
+    return [
+        ("Continues", f"the adapter of {run_words(workspace, run.info.parent)}"),
+        ("Field", fields_words(config)),
+        *found,
+    ]
 
 
 def _of_samples(workspace: Workspace, run: Run, config: Sft) -> list[Fact]:
@@ -173,7 +181,7 @@ def measured(run: Run) -> Line | None:
     results = run.results().get("training")
     if not results:
         return None
-    base, final, cells = results["base"], results["final"], [STAGES[run.info.stage]]
+    base, final, cells = results["base"], results["final"], [_after(run)]
     for name, sign in (("domain_bits_per_byte", -1), ("general_bits_per_byte", 1)):
         if name in base:
             change = signed(sign * (final[name] - base[name]))
@@ -181,6 +189,12 @@ def measured(run: Run) -> Line | None:
         else:
             cells += [UNKNOWN] * 3
     return (*cells, f"{final['prompt_kl']:.3f}" if "prompt_kl" in final else UNKNOWN)
+
+
+def _after(run: Run) -> str:
+    """The stage of a run; of a further corpus with its field, for a chain may hold several of them."""
+    stage, words = run.config, STAGES[run.info.stage]
+    return f"{words}: {fields_words(stage)}" if isinstance(stage, Stage) and run.info.parent else words
 
 
 def asked(run: Run) -> list[Line]:
@@ -196,7 +210,7 @@ def _scores(run: Run, evaluation: Record, task: str) -> Line:
     blind = (f"{final['chance']:.0%}", f"{final['majority']:.0%}")
     called = f"{task}, answers in words" if final.get("measure") == "contains" else task
     items = f"{final['items']:,}"
-    return (STAGES[run.info.stage], called, items, _share(base), _share(final), difference, *blind)
+    return (_after(run), called, items, _share(base), _share(final), difference, *blind)
 
 
 def _share(score: Record) -> str:
@@ -216,4 +230,4 @@ def _form(run: Run, template: str, figures: Record) -> Line:
     checks = ("ended", "follows", "right_length", "well_formed")
     shares = (f"{base[check]['share']:.0%} → {final[check]['share']:.0%}" for check in checks)
     difference = f"{signed(100 * gain['difference'], 0)} ({low} to {high})"
-    return (STAGES[run.info.stage], template_words(template), f"{final['items']:,}", *shares, difference)
+    return (_after(run), template_words(template), f"{final['items']:,}", *shares, difference)

@@ -1,4 +1,11 @@
-"""Numbers as text, the same wherever they are read."""
+"""Numbers and names as text, the same wherever they are read."""
+
+from collections.abc import Sequence
+
+
+def listed(names: Sequence[str]) -> str:
+    """As in "a, b and c"; nothing of no names."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def signed(value: float, digits: int = 3) -> str:

@@ -19,6 +19,7 @@ from mixcpt.corpus import Corpus, corpus_names
 from mixcpt.errors import BadConfig
 from mixcpt.estimate import minutes
 from mixcpt.figures import signed
+from mixcpt.further import fields_words
 from mixcpt.jobs import Jobs
 from mixcpt.manifest import Manifest
 from mixcpt.optimisation import ObjectiveConfig
@@ -242,7 +243,11 @@ def _tell(
 ) -> Iterator[Entry]:
     results = run.results()
     training = results.get("training")
-    what = _read_by(stage, before) if isinstance(stage, Stage) else _learned_from(workspace, run, stage, before)
+    what = (
+        _read_by(workspace, run, stage, before)
+        if isinstance(stage, Stage)
+        else _learned_from(workspace, run, stage, before)
+    )
     yield _launch_entry(run, summary, what, stage)
     if summary.state in _GIVEN_UP:
         yield _failure_entry(summary, ended)
@@ -278,8 +283,10 @@ def _launch_entry(run: Run, summary: RunSummary, what: Sequence[Fact], stage: An
     )
 
 
-def _read_by(stage: Stage, letter: str) -> list[Fact]:
+def _read_by(workspace: Workspace, run: Run, stage: Stage, letter: str) -> list[Fact]:
+    parent = run.info.parent
     return [
+        *([("Continues", run_words(workspace, parent)), ("Field", fields_words(stage))] if parent else []),
         ("Reads", f"mixture {letter}, {stage.mixture.total_tokens():,} tokens"),
         ("Model", stage.model.name),
         ("Objective", objective_words(stage.objective)),
@@ -312,7 +319,8 @@ def objective_words(objective: ObjectiveConfig) -> str:
         terms.append(_weighted("cross-entropy", objective.ce_weight))
     if objective.needs_teacher:
         terms.append(_weighted(_RETENTION[objective.retention], objective.retention_weight))
-    return " + ".join(terms)
+    against = ", held against the run that it continues" if objective.needs_run else ""
+    return " + ".join(terms) + against
 
 
 def _weighted(term: str, weight: float) -> str:

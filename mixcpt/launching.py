@@ -15,14 +15,14 @@ from mixcpt import guesses
 from mixcpt.drafts import AlignDraft, AnyDraft, Draft, Drafts
 from mixcpt.errors import BadConfig, BadInput, Damaged
 from mixcpt.jobs import Job, Jobs
-from mixcpt.lineage import continuing
+from mixcpt.lineage import continuing, has_template
 from mixcpt.modelstore import BUILTIN_MODELS, terms_to_accept
 from mixcpt.questions import is_file, question_sets
 from mixcpt.recipe import Recipe
 from mixcpt.requirements import require_parts
 from mixcpt.roots import check_path, suggestions
 from mixcpt.runs import Run, Runs
-from mixcpt.stages import AnyStage, Sft
+from mixcpt.stages import AnyStage
 from mixcpt.submission import submit_run
 from mixcpt.workspace import Workspace, check_name, locked, new_id
 
@@ -75,7 +75,7 @@ def _recipe(run: Run) -> str | None:
 
 
 def _create(workspace: Workspace, draft: AnyDraft) -> Run:
-    parent = Runs(workspace).get(draft.parent) if isinstance(draft, AlignDraft) and draft.parent else None
+    parent = Runs(workspace).get(draft.parent) if draft.parent else None
     check_ready(workspace, draft.stage, parent)
     return Runs(workspace).create(
         draft.stage,
@@ -95,10 +95,9 @@ def check_ready(workspace: Workspace, stage: AnyStage, parent: Run | None = None
             were not accepted, or the parent cannot be continued.
     """
     if parent is not None:
-        _require_adapter_to_come(workspace, parent)
-    if isinstance(stage, Sft):
-        continuing(stage, parent)
-    require_parts(workspace, stage, parent.config if parent else None)
+        require_adapter_to_come(workspace, parent)
+    continuing(stage, parent)
+    require_parts(workspace, stage, parent.config if parent else None, has_template(parent))
     check_files(workspace, stage)
     question_sets(stage.evaluation)
     if terms_to_accept(workspace, stage.model.name):
@@ -107,7 +106,7 @@ def check_ready(workspace: Workspace, stage: AnyStage, parent: Run | None = None
         )
 
 
-def _require_adapter_to_come(workspace: Workspace, parent: Run) -> None:
+def require_adapter_to_come(workspace: Workspace, parent: Run) -> None:
     """Raises BadInput where the parent has no adapter, and none is on its way."""
     state = parent.state(Jobs(workspace))
     if (parent.adapter / "adapter_model.safetensors").is_file() or state in (*_WAITING, "paused"):
@@ -170,7 +169,7 @@ def local_models(workspace: Workspace) -> list[str]:
 
 def recipe_of(draft: Draft) -> Recipe:
     """The draft as a recipe, which `mixcpt run` carries out."""
-    return Recipe(name=draft.experiment, description=draft.name, cpt=draft.stage)
+    return Recipe(name=draft.experiment, description=draft.name, parent=draft.parent, cpt=draft.stage)
 
 
 def preparing(workspace: Workspace, kind: str, **payload: Any) -> Job | None:
@@ -190,4 +189,6 @@ def prepare(workspace: Workspace, kind: str, **payload: Any) -> Job:
         job = preparing(workspace, kind, **payload)
         if job and job.state in _WAITING:
             return job
-        return Jobs(workspace).submit(kind, payload, label=payload.get("model", "this machine"))
+        return Jobs(workspace).submit(
+            kind, payload, label=payload.get("model") or payload.get("corpus", "this machine")
+        )

@@ -33,6 +33,13 @@ class ObjectiveConfig(Config):
         ge=0,
         help="Weight of staying close to the teacher. The paper does not print it; 1 is ours.",
     )
+    against: Literal["base", "parent"] = setting(
+        "base",
+        label="Retention against",
+        help="Whose teaching holds the model. base: the frozen original, against which forgetting is measured; what it "
+        "says is kept in the teacher cache. parent: the run that this one continues, which also holds what was learned "
+        "since; it is asked anew at every step.",
+    )
     temperature: float = setting(
         1.0,
         label="Temperature",
@@ -53,6 +60,11 @@ class ObjectiveConfig(Config):
     @property
     def needs_teacher(self) -> bool:
         return self.retention != "none" and self.retention_weight > 0
+
+    @property
+    def needs_run(self) -> bool:
+        """Whether the teacher is the run that is continued, and not the base."""
+        return self.needs_teacher and self.against == "parent"
 
 
 class OptimiserConfig(Config):

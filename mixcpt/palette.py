@@ -6,6 +6,8 @@ by a label, a dash or a shape. They are readable on the light and on the dark ba
 
 DOMAIN = "#0072B2"
 """The documents of the field, and what is measured on them."""
+FIELDS = (DOMAIN, "#009E73", "#56B4E9", "#882255", "#44AA99", "#332288")
+"""The fields of a chain of several corpora, in the order in which they are learned; then from the first on again."""
 GENERAL = "#D55E00"
 """General ability: what may be forgotten."""
 DISTANCE = "#CC79A7"

@@ -8,21 +8,25 @@ for arms are compared by it. A shared run belongs to no arm; its name tells whic
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from mixcpt.figures import listed
+from mixcpt.further import fields_words
 from mixcpt.recipe import Recipe
 from mixcpt.runs import NAME_LENGTH
 from mixcpt.settings import override, to_yaml
-from mixcpt.stages import AnyStage
+from mixcpt.stages import AnyStage, Stage
 
 
 @dataclass(frozen=True)
 class PlannedRun:
     """One run of a chain. `arms` are all those that it is part of; `before` is the place, in the list, of the run that
-    it continues, None where it starts from the base; `last`: its arm ends with it."""
+    it continues, None where it is the first of its chain; `last`: its arm ends with it; `further`: its chain holds
+    several knowledge stages, and it is one of them."""
 
     arms: tuple[str, ...]
     stage: AnyStage
     before: int | None
     last: bool
+    further: bool = False
 
     @property
     def arm(self) -> str:
@@ -31,11 +35,14 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """What a shared run is called; empty for any other."""
+        """What a shared run is called, and one of several corpora, which its arm alone would not tell from the others;
+        empty for any other."""
+        what = fields_words(self.stage) if self.further and isinstance(self.stage, Stage) else ""
         if len(self.arms) == 1:
-            return ""
-        listed = f"{self.stage.stage} of {', '.join(self.arms[:-1])} and {self.arms[-1]}"
-        return listed if len(listed) <= NAME_LENGTH else f"{self.stage.stage} of {len(self.arms)} arms"
+            return ", ".join(filter(None, [self.arm, what]))[:NAME_LENGTH] if what else ""
+        called = what or self.stage.stage
+        named = f"{called} of {listed(self.arms)}"
+        return named if len(named) <= NAME_LENGTH else f"{called} of {len(self.arms)} arms"[:NAME_LENGTH]
 
 
 def planned(recipe: Recipe, tuned: dict[str, float], seed: int | None) -> list[PlannedRun]:
@@ -46,7 +53,8 @@ def planned(recipe: Recipe, tuned: dict[str, float], seed: int | None) -> list[P
     for arm, stages in _chains(recipe, tuned):
         before: int | None = None
         for number, plain in enumerate(stages):
-            run = PlannedRun((arm,), plain.with_seed(seed), before, last=number == len(stages) - 1)
+            further = isinstance(plain, Stage) and bool(recipe.then)
+            run = PlannedRun((arm,), plain.with_seed(seed), before, number == len(stages) - 1, further)
             alike = (to_yaml(run.stage), before)
             if not run.last and alike in shared:
                 before = shared[alike]

@@ -147,6 +147,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "lssd": "LSSD (logit swap)",
         "mol": "MoL (general text only)",
     },
+    "objective.against": {"base": "the base", "parent": "the run it continues"},
     "adapter.layers": {"all-linear": "all linear layers", "attention": "attention only", "feed-forward": "MLP only"},
     "training.schedule": {"constant": "constant", "linear": "falls in a line", "cosine": "falls as a cosine"},
     "samples.rule.strategy": {

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from mixcpt.errors import BadConfig, BadFile
 from mixcpt.settings import Config, override, read_yaml, setting, validate
-from mixcpt.stages import AnyStage, Sft, Stage, amend, follow, read_stage
+from mixcpt.stages import AnyStage, Sft, Stage, amend, dotted, follow, read_stage
 
 
 class CorpusSpec(Config):
@@ -84,6 +84,7 @@ class Tuning(Config):
 
 
 _INHERITED = ("stage", "model", "mixture", "adapter")
+_FURTHER = ("stage", "model", "adapter")
 """What a stage takes over from the one before, and what a recipe therefore cannot set."""
 
 
@@ -93,7 +94,16 @@ class Recipe(Config):
     name: str = setting(label="Recipe", help="Also the name of the experiment.", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     description: str = setting("", label="Description", help="What it is for, in a sentence.")
     corpora: list[CorpusSpec] = setting([], label="Corpora", help="Ingested when missing.")
+    parent: str | None = setting(
+        None, label="Starts from", help="Id of a run that the knowledge stage continues; empty starts from the base."
+    )
     cpt: Stage = setting(label="Continual pre-training", help="The knowledge stage.")
+    then: list[dict[str, Any]] = setting(
+        [],
+        label="Further corpora",
+        help="Knowledge stages after it, one after the other, each on the adapter of the one before: settings as far "
+        "as they differ from the stage before, above all mixture.sources.",
+    )
     sft: dict[str, Any] | None = setting(
         None,
         label="Supervised fine-tuning",
@@ -120,7 +130,7 @@ class Recipe(Config):
             BadConfig: an unknown setting or a contradiction.
         """
         parts = _parts(changes or {})
-        found: list[AnyStage] = [override(cpt, parts["cpt"])]
+        found: list[AnyStage] = [*self._knowledge(cpt, parts)]
         for name, given in (("sft", self.sft), ("dpo", self.dpo)):
             if given is not None:
                 found.append(_following(found[-1], name, given, parts[name]))
@@ -128,6 +138,14 @@ class Recipe(Config):
                 raise BadConfig(
                     f"{name}.{next(iter(parts[name]))} is set, but the recipe has no stage {name}: add `{name}: {{}}`."
                 )
+        return found
+
+    def _knowledge(self, cpt: Stage, parts: dict[str, dict[str, Any]]) -> list[Stage]:
+        """The knowledge stages: each has the settings of the one before, but for what is said of it."""
+        _require_then(parts, self.then)
+        found = [override(cpt, parts["cpt"])]
+        for number, given in enumerate(self.then):
+            found.append(_further(found[-1], f"then.{number}", given, parts.get(f"then.{number}", {})))
         return found
 
     def seeds_or_none(self) -> list[int | None]:
@@ -165,11 +183,25 @@ def _parts(changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
     parts: dict[str, dict[str, Any]] = {"cpt": {}, "sft": {}, "dpo": {}}
     for path, value in changes.items():
         stage, _, rest = path.partition(".")
+        number, _, of_further = rest.partition(".")
         if stage in ("sft", "dpo") and rest:
             parts[stage][rest] = value
+        elif stage == "then" and of_further:
+            parts.setdefault(f"then.{number}", {})[of_further] = value
         else:
             parts["cpt"][path] = value
     return parts
+
+
+def _require_then(parts: dict[str, dict[str, Any]], then: list[dict[str, Any]]) -> None:
+    """See that every further stage that is changed is there."""
+    known = {f"then.{number}" for number in range(len(then))}
+    for name, changes in parts.items():
+        if name.startswith("then.") and name not in known:
+            raise BadConfig(
+                f"{name}.{next(iter(changes))} is set, but the recipe has no stage {name}: it has {len(then)} under "
+                "`then`, counted from 0."
+            )
 
 
 def _following(before: AnyStage, name: str, given: dict[str, Any], changes: dict[str, Any]) -> Sft:
@@ -183,10 +215,26 @@ def _following(before: AnyStage, name: str, given: dict[str, Any], changes: dict
         raise BadConfig(f"In {name}: {str(problem).removeprefix('In these changes: ')}") from None
 
 
+def _further(before: Stage, name: str, given: dict[str, Any], changes: dict[str, Any]) -> Stage:
+    """The knowledge stage `name` after `before`, with an arm's changes on top."""
+    for path in (*given, *changes):
+        if path.partition(".")[0] in _FURTHER:
+            raise BadConfig(f"{name}.{path} cannot be set, for it is that of the stage before: set it in cpt.")
+    try:
+        return override(before, dict(dotted(given | changes, before.model_dump())))
+    except BadConfig as problem:
+        raise BadConfig(f"In {name}: {str(problem).removeprefix('In these changes: ')}") from None
+
+
 def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
-    """The recipe with dotted changes, for example "cpt.training.learning_rate" or "sft.training.epochs"."""
-    own = {path: value for path, value in changes.items() if path.partition(".")[0] not in ("sft", "dpo")}
+    """The recipe with dotted changes, for example "cpt.training.learning_rate", "then.0.mixture.budget_tokens" or
+    "sft.training.epochs"."""
     parts = _parts(changes)
+    _require_then(parts, recipe.then)
+    own = parts["cpt"]
+    for number, settings in enumerate(recipe.then):
+        if more := parts.get(f"then.{number}"):
+            own[f"then.{number}"] = settings | more
     for name, given in (("sft", recipe.sft), ("dpo", recipe.dpo)):
         whole = {name: changes[name]} if name in changes else {}
         if parts[name]:

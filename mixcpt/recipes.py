@@ -15,6 +15,7 @@ from mixcpt.drafts import Guess
 from mixcpt.errors import BadConfig
 from mixcpt.estimate import Estimate
 from mixcpt.jobs import Job, Jobs
+from mixcpt.lineage import continuing
 from mixcpt.manifest import Spec
 from mixcpt.modelstore import BUILTIN_MODELS, ensure_model
 from mixcpt.outlook import estimate_stage
@@ -105,12 +106,13 @@ def _absolute(path: str, folder: Path) -> str:
 def _with_paths(recipe: Recipe, field: str, absolute: Callable[[Any], Any]) -> Recipe:
     """The recipe with `absolute` applied to a field of a stage, wherever stages, arms and tuning groups set it."""
     changes: dict[str, Any] = {"cpt": _changed(recipe.cpt.model_dump(), field, absolute)}
+    changes["then"] = [_changed(settings, field, absolute) for settings in recipe.then]
     for stage, settings in (("sft", recipe.sft), ("dpo", recipe.dpo)):
         if settings is not None:
             changes[stage] = _changed(settings, field, absolute)
     for number, arm in enumerate(recipe.arms):
         own = arm.set
-        for path in (field, f"sft.{field}", f"dpo.{field}"):
+        for path in (field, *(f"{stage}.{field}" for stage in ("sft", "dpo", *_then(recipe)))):
             own = _changed(own, path, absolute)
         changes[f"arms.{number}.set"] = own
     if recipe.tune:
@@ -118,6 +120,11 @@ def _with_paths(recipe: Recipe, field: str, absolute: Callable[[Any], Any]) -> R
             group: _changed(settings, field, absolute) for group, settings in recipe.tune.groups.items()
         }
     return override(recipe, changes)
+
+
+def _then(recipe: Recipe) -> list[str]:
+    """The names of the further knowledge stages, as changes name them."""
+    return [f"then.{number}" for number in range(len(recipe.then))]
 
 
 def _changed(settings: dict[str, Any], path: str, change: Callable[[Any], Any]) -> dict[str, Any]:
@@ -179,7 +186,7 @@ def launch(workspace: Workspace, recipe: Recipe, tuned: dict[str, float], guess:
     for seed in recipe.seeds_or_none():
         made: list[Run] = []
         for one in planned(recipe, tuned, seed):
-            parent = None if one.before is None else made[one.before].id
+            parent = recipe.parent if one.before is None else made[one.before].id
             run = Runs(workspace).create(
                 one.stage, experiment=recipe.name, arm=one.arm, parent=parent, recipe=recipe.name, name=one.name
             )
@@ -228,14 +235,19 @@ def check_fits(workspace: Workspace, recipe: Recipe, say: Say) -> None:
     """See that every run has what it reads, and estimate it, before anything starts.
 
     Raises:
-        NotFound, BadInput: as `require_parts`. TooLittle: a run needs more memory than there is. BadConfig: it would
-        take longer than the recipe allows.
+        NotFound, BadInput: as `require_parts`, or the run that is continued is gone or does not fit. TooLittle: a run
+        needs more memory than there is. BadConfig: it would take longer than the recipe allows.
     """
     total = 0.0
     seeds = recipe.seeds_or_none()
     runs = planned(recipe, untuned(recipe), seeds[0])
+    parent = Runs(workspace).get(recipe.parent) if recipe.parent else None
     for one in runs:
-        require_parts(workspace, one.stage, None if one.before is None else runs[one.before].stage)
+        if one.before is not None:
+            require_parts(workspace, one.stage, runs[one.before].stage)
+        else:
+            require_parts(workspace, one.stage, parent.config if parent else None)
+            continuing(one.stage, parent)
     for one in runs:
         needed = estimate_stage(workspace, one.stage)
         total += needed.seconds * len(seeds)

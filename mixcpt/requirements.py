@@ -23,8 +23,11 @@ OF_A_RUN = ("implicit_margin", "dpo_loss")
 """Scores of pairs that there are only where a run is compared with its base."""
 
 
-def require_parts(workspace: Workspace, stage: AnyStage, before: AnyStage | None = None) -> None:
-    """See that all that a stage reads is there; `before` is the stage that it continues.
+def require_parts(
+    workspace: Workspace, stage: AnyStage, before: AnyStage | None = None, has_template: bool = False
+) -> None:
+    """See that all that a stage reads is there; `before` is the stage that it continues, and `has_template` says
+    whether its chain saves a chat template.
 
     Raises:
         NotFound: a source or the selection is gone. BadInput: its samples are of the other kind, or have no such
@@ -39,7 +42,7 @@ def require_parts(workspace: Workspace, stage: AnyStage, before: AnyStage | None
     if isinstance(stage, Sft):
         _require_samples(workspace, stage)
         _require_score(stage, before)
-        _require_template(workspace, stage, before)
+        _require_template(workspace, stage, has_template or isinstance(before, Sft))
 
 
 def _require_samples(workspace: Workspace, stage: Sft) -> None:
@@ -94,9 +97,9 @@ def selection_facts(workspace: Workspace, name: str) -> dict[str, Any]:
     return found
 
 
-def _require_template(workspace: Workspace, stage: Sft, before: AnyStage | None) -> None:
+def _require_template(workspace: Workspace, stage: Sft, has_template: bool) -> None:
     """A stage of stage two saves its template with the adapter, so what comes after it always has one."""
-    if stage.template in NAMED or (stage.template == "auto" and isinstance(before, Sft)):
+    if stage.template in NAMED or (stage.template == "auto" and has_template):
         return
     folder = find_folder(workspace, stage.model.name)
     if folder and template_of(folder) is None:

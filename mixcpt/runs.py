@@ -26,7 +26,7 @@ from mixcpt.errors import BadInput, Damaged, NotFound
 from mixcpt.jobs import Job, Jobs, find_id
 from mixcpt.lineage import continuing
 from mixcpt.settings import to_yaml
-from mixcpt.stages import AnyStage, Sft, Stage, stage_from_yaml
+from mixcpt.stages import AnyStage, Stage, stage_from_yaml
 from mixcpt.stamps import Kept
 from mixcpt.workspace import Workspace, building, check_name, locked, new_id, now, read_json, write_atomic, write_json
 
@@ -274,8 +274,7 @@ class Runs:
         check_name(experiment, "experiment name")
         labels = check_labels(name, tags)
         before = self.get(parent) if parent is not None else None
-        if isinstance(stage, Sft):
-            stage = continuing(stage, before)
+        stage = continuing(stage, before)
         info = RunInfo(
             id=new_id(stage.stage),
             stage=stage.stage,

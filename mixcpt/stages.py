@@ -78,7 +78,8 @@ class Stage(Config):
 
     @property
     def uses_teacher_cache(self) -> bool:
-        return self.training.teacher_cache and self.objective.needs_teacher
+        """What the run before says is not kept: nobody else would ask it the same."""
+        return self.training.teacher_cache and self.objective.needs_teacher and not self.objective.needs_run
 
     def with_seed(self, seed: int | None) -> "Stage":
         """The same stage under another seed, of both the mixture and the training; None changes nothing."""
@@ -178,20 +179,20 @@ def amend(stage: Sft, changes: dict[str, Any]) -> Sft:
     Raises:
         BadConfig: an unknown setting or a contradiction.
     """
-    flat = dict(_dotted(changes, stage.model_dump()))
+    flat = dict(dotted(changes, stage.model_dump()))
     others = any(flat.get(f"samples.rule.{end}") is not None for end in ("tokens", "threshold"))
     if others or flat.get("samples.rule.strategy") == "all":
         flat = {"samples.rule.count": None} | flat
     return override(stage, flat)
 
 
-def _dotted(changes: dict[str, Any], known: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(changes: dict[str, Any], known: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested settings as dotted ones, as deep as the config goes."""
     for name, value in changes.items():
         below = known
         for part in name.split("."):
             below = below.get(part) if isinstance(below, dict) else None
         if isinstance(value, dict) and isinstance(below, dict):
-            yield from _dotted(value, below, f"{prefix}{name}.")
+            yield from dotted(value, below, f"{prefix}{name}.")
         else:
             yield prefix + name, value

@@ -1,5 +1,7 @@
 """Where the frozen teacher's final hidden states come from while a run trains: the network itself, or the cache.
 
+The teacher is the original base; where a run continues another it can be that other run, which is never cached.
+
 With the cache every state is rounded to bf16 before anything is made of it, computed just now or read. So a run sees
 the same numbers whether its segments were at hand or not, and a stopped run goes on exactly: teacher.json in its folder
 keeps what the cache held for it at its first start. What this gives up: two runs with the same seed, one that found
@@ -7,8 +9,9 @@ states which another mixture had computed and one that found none, differ as far
 other batches do, in their last digit.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +25,7 @@ from mixcpt.mixture import Mixture
 from mixcpt.packing import IGNORED, build_row, pack, pad_rows
 from mixcpt.runs import Run
 from mixcpt.stages import Stage
-from mixcpt.teacher import final_hidden, teacher_mode
+from mixcpt.teacher import evaluating, final_hidden, teacher_mode
 from mixcpt.teachercache import Origin, segment_key
 from mixcpt.teacherstore import Store
 from mixcpt.workspace import Workspace, read_json, write_json
@@ -68,6 +71,50 @@ class LiveTeacher:
 
     def close(self) -> None:
         pass
+
+
+class RunTeacher:
+    """The network as the run that is continued left it: the adapter's numbers of then are lent to it for a pass.
+
+    model: with that run's adapter, before anything is trained. A copy of the adapter is kept, 4 bytes a number.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self._then = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    def states(self, model: nn.Module, ids: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
+        with self._lent(), evaluating(model), torch.no_grad(), _without_kept_casts(ids.device.type):
+            return final_hidden(model, ids, positions).flatten(0, 1)
+
+    @contextlib.contextmanager
+    def _lent(self) -> Iterator[None]:
+        now = {name: parameter for name, parameter in self.model.named_parameters() if name in self._then}
+        kept = {name: parameter.data for name, parameter in now.items()}
+        try:
+            for name, parameter in now.items():
+                parameter.data = self._then[name]
+            yield
+        finally:
+            for name, parameter in now.items():
+                parameter.data = kept[name]
+
+    def figures(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+def _without_kept_casts(device: str) -> contextlib.AbstractContextManager[Any]:
+    """Mixed precision as it is, but with weights cast anew: a cast that autocast keeps for the step would be that of
+    the numbers lent here, and the student would take it for its own."""
+    return torch.autocast(
+        device,
+        dtype=torch.get_autocast_dtype(device),
+        enabled=torch.is_autocast_enabled(device),
+        cache_enabled=False,
+    )
 
 
 class CachedTeacher:
@@ -151,11 +198,15 @@ def _bits(states: Tensor) -> np.ndarray:
     return bits
 
 
-def teacher_for(workspace: Workspace, run: Run, origin: Origin, width: int, mixture: Mixture, say: Say) -> Teacher:
+def teacher_for(
+    workspace: Workspace, run: Run, origin: Origin, width: int, mixture: Mixture, model: nn.Module, say: Say
+) -> Teacher:
     """The teacher of a run: cached where its settings say so and the cache may take any room, and then to its end. It
-    is said how much of the mixture is at hand. `width` is that of the states."""
+    is said how much of the mixture is at hand. `width` is that of the states; `model` is as the run begins with it."""
     stage = run.config
     assert isinstance(stage, Stage)
+    if stage.objective.needs_run:
+        return RunTeacher(model)
     path = run.folder / "teacher.json"
     kept = read_json(path) if path.exists() else None
     if kept is None and (run.read_metrics() or not _wanted(workspace, stage, say)):

@@ -6,6 +6,7 @@ is already a seeded stream, read once from front to back.
 """
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
@@ -26,6 +27,7 @@ from mixcpt.optimisation import ObjectiveConfig, TrainingConfig
 from mixcpt.outlook import effort, estimate_stage
 from mixcpt.packing import IGNORED, Row, pad_rows
 from mixcpt.runs import Run, Runs
+from mixcpt.scoring import adapter_fingerprint
 from mixcpt.stages import Stage
 from mixcpt.teacher import check_isolation, final_hidden
 from mixcpt.teaching import Teacher, origin_of, teacher_for
@@ -188,13 +190,17 @@ def train(
     callbacks: tuple[TrainerCallback, ...] = (),
 ) -> dict[str, Any]:
     """Train `run` from its start or its last whole checkpoint; writes started.json, metrics, adapter/ and results.json.
+    One that continues another trains that one's adapter on.
 
     Raises:
         Interrupted: asked to stop; a checkpoint was written first. Diverged: the loss or the gradient is no number any
-        more. BadInput: what the run began with has changed. TooLittle, Unavailable: it cannot be done, and why.
+        more. BadInput: what the run began with has changed, or what it continues has no adapter. TooLittle,
+        Unavailable: it cannot be done, and why.
     """
     config = run.config
     assert isinstance(config, Stage)
+    parent = run.parent
+    origin = parent.require_adapter() if parent else None
     progress(None, "preparing the model")
     folder = models.ensure_model(workspace, config.model.name)
     tokenizer = TextTokenizer.from_folder(folder)
@@ -205,26 +211,28 @@ def train(
     )
     measures = Measures(workspace, tokenizer, config.measures, config.mixture)
     check()
-    device, precision = begin(workspace, run, folder, {"mixture": mixture.fingerprint()})
-    loaded = load(run, folder, device, precision, progress, say)
+    pinned = {"mixture": mixture.fingerprint()} | ({"parent": adapter_fingerprint(origin)} if origin else {})
+    device, precision = begin(workspace, run, folder, pinned)
+    loaded = load(run, folder, device, precision, progress, say, origin)
     if config.training.compile_layers:
         say(f"compiling {compile_layers(loaded.model)} layers at their first use")
     check_isolation(loaded.model, tokenizer.vocabulary, config.mixture.row_tokens)
 
-    origin = origin_of(config.model.name, models.model_fingerprint(folder), loaded.base, device, precision)
+    frozen = origin_of(config.model.name, models.model_fingerprint(folder), loaded.base, device, precision)
     tokens = tokens_by_step(mixture, config.training.rows_per_step)
     reached = effort(workspace, config, folder, device, precision)
     recorder = Recorder(run, tokens, measures, progress, check, reached)
     width, weigh = loaded.head.weight.shape[1], weigher(config, mixture)
-    with contextlib.closing(teacher_for(workspace, run, origin, width, mixture, say)) as teacher:
+    head = models.output_head(loaded.model)
+    with contextlib.closing(teacher_for(workspace, run, frozen, width, mixture, loaded.model, say)) as teacher:
         trainer = MixTrainer(
             model=loaded.model,
             args=arguments(config.training, run.folder / "checkpoints", device, precision),
             train_dataset=Rows(mixture),
             data_collator=lambda rows: collate(rows, tokenizer.eos_id, weigh),
             callbacks=[recorder, *callbacks],
-            head=models.output_head(loaded.model),
-            teacher_head=loaded.head,
+            head=head,
+            teacher_head=head if config.objective.needs_run else loaded.head,  # what a run trained of it is held
             objective=objective_of(config.objective),
             teacher=teacher,
             chunk=config.training.loss_chunk,
@@ -233,6 +241,8 @@ def train(
         carry_through(trainer, recorder, loaded, say)
     with building(run.adapter) as unfinished:
         loaded.model.save_pretrained(str(unfinished), safe_serialization=True)
+        if origin and (template := origin / "chat_template.jinja").is_file():  # what the chain has learned to answer in
+            shutil.copyfile(template, unfinished / template.name)
     results = results_of(run, mixture.tokens, loaded) | {"mixture": mixture.summary()}
     run.write_results("training", results)
     return results

@@ -71,6 +71,7 @@ def _question(workspace: Workspace, recipe: Recipe) -> dict[str, Any]:
         "tune": recipe.tune.model_dump(mode="json"),
         "cpt": recipe.cpt.model_dump(mode="json"),
         "seed": recipe.seeds_or_none()[0],
+        **({"parent": recipe.parent} if recipe.parent else {}),
         "corpora": {source: builtin.fingerprint(workspace, source) for source in sources},
         "machine": {group: [*machine.resolve(stage.model, facts)] for group, stage in groups.items()},
     }
@@ -78,7 +79,8 @@ def _question(workspace: Workspace, recipe: Recipe) -> dict[str, Any]:
 
 def _try(workspace: Workspace, recipe: Recipe, group: str, value: float) -> Run:
     stage = trial(recipe, group, value)
-    return Runs(workspace).create(stage, experiment=recipe.name, arm=f"tune {group} {value:g}", recipe=recipe.name)
+    arm = f"tune {group} {value:g}"
+    return Runs(workspace).create(stage, experiment=recipe.name, arm=arm, parent=recipe.parent, recipe=recipe.name)
 
 
 def trial(recipe: Recipe, group: str, value: float) -> Stage:

@@ -27,6 +27,7 @@ OTHER: dict[str, Any] = {  # another valid value of each kind, as a person would
     "mixture.preference_text": "both",
     "mixture.joiner": r"\n##\\n",
     "objective.retention": "kl",
+    "objective.against": "parent",
     "adapter.layers": "attention",
     "training.schedule": "linear",
     "measures.general": "builtin/general",

@@ -403,3 +403,61 @@ def test_a_chain_survives_the_round_trip(tmp_path: Path) -> None:
     after = load_recipe(tmp_path / "r.yaml")
     assert after == before
     assert after.chain(after.cpt, after.arms[0].set) == before.chain(before.cpt, before.arms[0].set)
+
+
+# Further corpora
+
+
+def fields(recipe: Recipe, **changes: Any) -> list[list[str]]:
+    return [stage.mixture.domain_sources() for stage in recipe.chain(recipe.cpt, changes)]
+
+
+B = {"mixture": {"sources": [{"source": "b", "share": 1, "domain": True}]}}
+C = {"mixture.sources": [{"source": "c", "share": 1, "domain": True}], "training.learning_rate": 5e-4}
+
+
+def test_further_corpora_come_one_after_the_other_each_as_the_one_before() -> None:
+    given = read(then=[B, C], sft={})
+    given = changed(given, {"cpt.training.learning_rate": 2e-3, "cpt.adapter.rank": 8})
+    chain = given.chain(given.cpt)
+    assert [stage.stage for stage in chain] == ["cpt", "cpt", "cpt", "sft"]
+    assert fields(given) == [["a"], ["b"], ["c"], ["c"]]
+    assert [stage.training.learning_rate for stage in chain[:3]] == [2e-3, 2e-3, 5e-4]
+    assert {stage.adapter.rank for stage in chain} == {8}
+    assert chain[1].mixture.row_tokens == chain[0].mixture.row_tokens  # what is not said of a part stays
+
+
+def test_changes_reach_the_further_stage_that_they_name(tmp_path: Path) -> None:
+    given = changed(read(then=[B, C]), {"then.0.training.learning_rate": 1e-4})
+    assert [s.training.learning_rate for s in given.chain(given.cpt)] == [1e-3, 1e-4, 5e-4]
+    arm = given.chain(given.cpt, {"then.1.mixture.budget_tokens": 640, "objective.retention": "none"})
+    assert [s.mixture.budget_tokens for s in arm] == [16_000, 16_000, 640]
+    assert {s.objective.retention for s in arm if isinstance(s, Stage)} == {"none"}
+    (tmp_path / "r.yaml").write_text(to_yaml(given), encoding="utf-8")
+    assert load_recipe(tmp_path / "r.yaml") == given
+
+
+@pytest.mark.parametrize(
+    ("then", "changes", "sentence"),
+    [
+        ([{"adapter": {"rank": 4}}], {}, "then.0.adapter cannot be set, for it is that of the stage before"),
+        ([B, {"trainin.seed": 1}], {}, "In then.1: The setting 'trainin.seed' is unknown"),
+        ([B], {"then.1.training.seed": 1}, "then.1.training.seed is set, but the recipe has no stage then.1"),
+        ([], {"then.0.training.seed": 1}, "it has 0 under `then`"),
+    ],
+)
+def test_a_further_stage_that_cannot_be_is_refused(then: list[Any], changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadConfig, match=re.escape(sentence)):
+        changed(read(then=then), changes)
+    if changes:
+        with pytest.raises(BadConfig, match=re.escape(sentence)):
+            read(then=then, arms=[{"name": "x", "set": changes}])
+
+
+def test_runs_of_several_corpora_are_called_by_them() -> None:
+    lone = planned(read(then=[B, C]), {}, None)
+    assert [(run.name, run.before, run.last) for run in lone] == [("a", None, False), ("b", 0, False), ("c", 1, True)]
+    arms = [{"name": "x"}, {"name": "y", "set": {"then.1.training.learning_rate": 1e-5}}]
+    both = planned(read(then=[B, C], arms=arms), {}, 3)
+    assert [run.name for run in both] == ["a of x and y", "b of x and y", "x, c", "y, c"]
+    assert [run.before for run in both] == [None, 0, 1, 1] and {run.stage.training.seed for run in both} == {3}

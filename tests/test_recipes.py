@@ -279,3 +279,30 @@ def test_the_limit_of_time_holds_for_every_stage(chatty: Workspace, tiny_model_f
     long = recipe(tiny_model_folder, sft=SFT | {"training": {"epochs": 1000}}, max_minutes=0.001)
     with pytest.raises(BadConfig, match=r"^tiny would take .* lower sft\.samples\.rule\.count or raise max_minutes"):
         recipes.check_fits(chatty, override(long, {"cpt.mixture.budget_tokens": 64}), lambda text: None)
+
+
+SEA = {"mixture": {"sources": [{"source": "world", "share": 1, "domain": True}]}}
+
+
+def test_further_corpora_are_trained_one_after_the_other(small_corpora: Workspace, tiny_model_folder: Path) -> None:
+    tiny = override(recipe(tiny_model_folder, then=[SEA]), {"cpt.measures.general": "builtin/general"})
+    first, second = do(small_corpora, tiny).runs
+    assert second.info.parent == first.id and [run.title for run in (first, second)] == ["field", "world"]
+    assert second.curve()[1]["measure"]["prompt_kl"] == first.curve()[-1]["measure"]["prompt_kl"]
+    assert [run.state(Jobs(small_corpora)) for run in (first, second)] == ["done", "done"]
+
+    onward = changed(tiny, {"parent": second.id, "then": [], "name": "onward"})
+    (third,) = do(small_corpora, onward).runs
+    assert [run.id for run in third.chain()] == [first.id, second.id, third.id]
+
+
+def test_a_recipe_that_cannot_continue_its_parent_starts_nothing(
+    small_corpora: Workspace, tiny_model_folder: Path
+) -> None:
+    tiny = recipe(tiny_model_folder)
+    with pytest.raises(BadInput, match="There is no run 'nope'"):
+        do(small_corpora, changed(tiny, {"parent": "nope"}))
+    parent = Runs(small_corpora).create(tiny.cpt, experiment="x")
+    with pytest.raises(BadInput, match=r"adapter\.rank is 2, but"):
+        do(small_corpora, changed(tiny, {"parent": parent.id, "cpt.adapter.rank": 2}))
+    assert [run.id for run in Runs(small_corpora).all()] == [parent.id]
