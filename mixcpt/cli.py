@@ -18,6 +18,7 @@ from mixcpt import (
     cli_do,
     cli_evaluate,
     cli_export,
+    cli_further,
     cli_measure,
     cli_run,
     cli_select,
@@ -64,9 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_runs(commands)
     cli_select.add(commands)
     cli_align.add(commands)
+    cli_further.add(commands)
     cli_evaluate.add(commands)
     cli_measure.add(commands)
-    cli_further.add(commands)
     cli_export.add(commands)
     cli_talk.add(commands)
     cli_cache.add(commands)
