@@ -14,6 +14,7 @@ from mixcpt.selection import Rule
 from mixcpt.settings import Config, setting
 
 TemplateName = Literal["auto", "own", "chatml", "llama3", "zephyr", "alpaca", "question-answer"]
+MixtureTemplate = Literal["none", "own", "chatml", "llama3", "zephyr", "alpaca", "question-answer"]
 
 
 class SourceShare(Config):
@@ -99,6 +100,13 @@ class MixtureConfig(Config):
         "\n\n",
         label="Between question and answer",
         help="What stands between query and answer once chat templates are removed.",
+    )
+    template: MixtureTemplate = setting(
+        "none",
+        label="Chat template in the mixture",
+        help="none: instructions and preference pairs are read as plain text, templates removed, as in the paper. Any "
+        "other: their chosen answers stand in this template, so that knowledge and format are trained jointly; samples "
+        "that it cannot take are left out.",
     )
     domain_documents: int | None = setting(
         None,

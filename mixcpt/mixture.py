@@ -9,7 +9,7 @@ token: counts are of what the model reads.
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from mixcpt.builtin import find_source, open_source
 from mixcpt.config import MixtureConfig, SourceShare
 from mixcpt.corpus import Corpus, Side
 from mixcpt.documents import Document
-from mixcpt.errors import BadCorpus
+from mixcpt.errors import BadCorpus, BadInput
 from mixcpt.packing import Row, build_row, cut_all, pack
-from mixcpt.records import Record
+from mixcpt.records import Message, Record
+from mixcpt.templates import ChatTemplate, choose_template
 from mixcpt.tokens import TextTokenizer
 from mixcpt.unify import unify
 from mixcpt.workspace import Workspace, locked
@@ -83,6 +84,8 @@ def _table_paths(corpus: Corpus, tokenizer: TextTokenizer, config: MixtureConfig
     settings = f"{split}|{tokenizer.fingerprint}|{corpus.manifest.fingerprint}"
     if corpus.manifest.kind != "documents":
         settings += f"|{config.joiner}|{config.preference_text}"
+        if config.template != "none":
+            settings += f"|{_template(tokenizer, config).fingerprint}"
     key = hashlib.sha256(settings.encode()).hexdigest()[:16]
     return corpus.folder / f"tokens-{key}.ids.npy", corpus.folder / f"tokens-{key}.offsets.npy"
 
@@ -97,12 +100,52 @@ def _encode(
 ) -> list[np.ndarray]:
     documents, end = corpus.documents(split), np.array([tokenizer.eos_id], dtype=np.int32)
     pieces: list[np.ndarray] = []
+    chat = corpus.manifest.kind != "documents" and config.template != "none"
     for first in range(0, len(documents), 500):
         should_stop()
         progress(first / len(documents))
+        if chat:
+            template = _template(tokenizer, config)
+            pieces += [_chat_ids(document, template) for document in documents[first : first + 500]]
+            continue
         texts = [text_of(document, config) for document in documents[first : first + 500]]
         pieces += [np.concatenate([ids, end]) for ids in tokenizer.encode(texts)]
     return pieces
+
+
+@lru_cache(4)
+def _loaded(folder: Path, name: str, fingerprint: str) -> ChatTemplate:
+    found = choose_template(folder, name)
+    assert found is not None, "a template that is named is found or refused"
+    return found
+
+
+def _template(tokenizer: TextTokenizer, config: MixtureConfig) -> ChatTemplate:
+    """The chat template in which instructions and pairs are read.
+
+    Raises:
+        BadInput: the model has none of its own.
+    """
+    if tokenizer.folder is None:
+        raise BadInput("A mixture in a chat template needs the tokenizer of a model's folder: read it from there.")
+    return _loaded(tokenizer.folder, config.template, tokenizer.fingerprint)
+
+
+def _chat_ids(document: Document, template: ChatTemplate) -> np.ndarray:
+    """The ids of a conversation in the template, its end token included and what every segment begins with left out.
+    One that the template cannot take is its end token alone, which nothing is drawn from."""
+    record, end = Record.from_json(document.record), template.tokenizer.eos_id
+    messages = list(record.messages)
+    if record.kind == "preferences":
+        messages.append(Message("assistant", record.chosen))
+    try:
+        ids = template.render(messages).ids
+    except BadInput:
+        return np.array([end], dtype=np.int32)
+    opening = template.tokenizer.opening
+    if len(opening) and ids[0] == opening[0]:
+        ids = ids[1:]
+    return ids if ids[-1] == end else np.append(ids, np.int32(end))
 
 
 def _write_table(pieces: list[np.ndarray], ids_path: Path, offsets_path: Path) -> None:
@@ -305,13 +348,14 @@ def needs(config: MixtureConfig) -> dict[str, Any]:
         "sources": sorted(config.target_tokens()),
         "joiner": config.joiner,
         "preference_text": config.preference_text,
+        "template": config.template,
     }
 
 
 def needing(needs: dict[str, Any]) -> MixtureConfig:
     """A mixture with these needs."""
     sources = [SourceShare(source=name, share=1) for name in needs["sources"]]
-    return MixtureConfig(sources=sources, joiner=needs["joiner"], preference_text=needs["preference_text"])
+    return MixtureConfig(sources=sources, **{key: value for key, value in needs.items() if key != "sources"})
 
 
 def prepare(

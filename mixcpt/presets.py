@@ -140,6 +140,15 @@ OPTIONS: dict[str, dict[str, str]] = {
         "fp32": "32 bits (LoRA)",
     },
     "model.device": {"auto": "automatic", "cuda": "GPU", "cpu": "processor (CPU)"},
+    "mixture.template": {
+        "none": "none, plain text",
+        "own": "the model's own",
+        "chatml": "ChatML",
+        "llama3": "Llama 3",
+        "zephyr": "Zephyr",
+        "alpaca": "Alpaca",
+        "question-answer": "Question / Answer",
+    },
     "mixture.preference_text": {"chosen": "the chosen answer", "both": "both answers"},
     "objective.retention": {
         "none": "nothing",

@@ -17,10 +17,13 @@ from mixcpt.errors import BadInput
 
 
 class TextTokenizer:
-    """A fast tokenizer with its end-of-sequence id, the id it begins texts with (None: it does not), and a fingerprint
-    of them."""
+    """A fast tokenizer with its end-of-sequence id, the id it begins texts with (None: it does not), a fingerprint of
+    them, and the folder that it was read from."""
 
-    def __init__(self, tokenizer: Tokenizer, eos_id: int, bos_id: int | None, fingerprint: str):
+    def __init__(
+        self, tokenizer: Tokenizer, eos_id: int, bos_id: int | None, fingerprint: str, folder: Path | None = None
+    ):
+        self.folder = folder
         self.eos_id = eos_id
         self.bos_id = bos_id
         self.fingerprint = fingerprint
@@ -51,7 +54,7 @@ class TextTokenizer:
         bos_id = probe.ids[0] if probe.special_tokens_mask[0] else None
         # A base and its chat version often share the file and differ in the end token only.
         identity = path.read_bytes() + str(eos_id).encode() + (b"" if bos_id is None else f"|{bos_id}".encode())
-        return cls(tokenizer, eos_id, bos_id, hashlib.sha256(identity).hexdigest()[:16])
+        return cls(tokenizer, eos_id, bos_id, hashlib.sha256(identity).hexdigest()[:16], folder)
 
     @property
     def opening(self) -> np.ndarray:

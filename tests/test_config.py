@@ -39,7 +39,7 @@ REFUSALS = {
     "unknown key near nothing": (
         stage(mixture=mixture(xyzzy=1)),
         "the key 'mixture.xyzzy' is unknown: known here: sources, budget_tokens, row_tokens, domain_tokens_only, "
-        "preference_text, joiner, domain_documents, seed.",
+        "preference_text, joiner, template, domain_documents, seed.",
     ),
     "shares sum to zero": (
         {"mixture": {"sources": [{"source": "a", "share": 0}]}},

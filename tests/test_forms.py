@@ -25,6 +25,7 @@ OTHER: dict[str, Any] = {  # another valid value of each kind, as a person would
     "model.precision": "nf4",
     "model.device": "cpu",
     "mixture.preference_text": "both",
+    "mixture.template": "alpaca",
     "mixture.joiner": r"\n##\\n",
     "objective.retention": "kl",
     "objective.against": "parent",

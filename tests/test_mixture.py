@@ -12,10 +12,11 @@ from test_tokens import with_template
 
 from mixcpt.builtin import SOURCES
 from mixcpt.config import MixtureConfig, SourceShare
-from mixcpt.corpus import Corpus, ingest
-from mixcpt.errors import BadCorpus, NotFound
-from mixcpt.mixture import Mixture, TokenTable, _draw, _generator, realise, tokenise, validation_documents
+from mixcpt.corpus import Corpus, ingest, ingest_records
+from mixcpt.errors import BadCorpus, BadInput, NotFound
+from mixcpt.mixture import Mixture, TokenTable, _chat_ids, _draw, _generator, realise, tokenise, validation_documents
 from mixcpt.packing import IGNORED, cut
+from mixcpt.records import Message, Record
 
 
 def table(lengths, first=1000):
@@ -376,3 +377,45 @@ def test_another_joiner_is_another_table(workspace, tiny_tokenizer):
 def test_an_unknown_source_is_not_found(workspace, tiny_tokenizer):
     with pytest.raises(NotFound):
         realise(workspace, config({"nowhere": 1}), tiny_tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["instructions", "preferences"])
+def test_instructions_can_stand_in_a_chat_template_for_joint_training(workspace, tiny_tokenizer, kind):
+    asked, answers = Message("user", "Two?"), ["Two and " * 40 + "two.", "So."]
+    pair = kind == "preferences"
+    records = [
+        Record(kind=kind, messages=(asked,), chosen=answer, rejected="No.", meta={"id": answer}, file="x")
+        if pair
+        else Record(kind=kind, messages=(asked, Message("assistant", answer)), meta={"id": answer}, file="x")
+        for answer in answers
+    ]
+    ingest_records(workspace, kind, records, files=[], tokenizer=tiny_tokenizer, heldout_ids={"So."})
+    samples = Corpus.open(workspace, kind)
+    plain = tokenise(samples, tiny_tokenizer, config({"a": 1}))
+    chat = tokenise(samples, tiny_tokenizer, config({"a": 1}, template="alpaca"))
+    assert tiny_tokenizer.decode(plain[0]) == f"Two?\n\n{answers[0]}<eos>"
+    assert tiny_tokenizer.decode(chat[0]) == f"### Instruction:\nTwo?\n\n### Response:\n{answers[0]}<eos>"
+    with pytest.raises(BadInput, match="no chat template of its own"):
+        tokenise(samples, tiny_tokenizer, config({"a": 1}, template="own"))
+
+
+def test_a_conversation_that_the_template_cannot_take_is_never_drawn(workspace, tiny_tokenizer):
+    asked = Record(kind="instructions", messages=(Message("user", "Two?"), Message("assistant", "Two.")), file="x")
+    document: Any = SimpleNamespace(record=asked.to_json())
+    template: Any = _Refusing(tiny_tokenizer)
+    assert _chat_ids(document, template).tolist() == [256]
+
+
+class _Refusing:
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def render(self, messages):
+        raise BadInput("not this one")
+
+
+def test_documents_are_never_set_in_a_template(workspace, tiny_tokenizer, tmp_path):
+    birds = corpus(workspace, tiny_tokenizer, tmp_path)
+    plain = tokenise(birds, tiny_tokenizer, config({"birds": 1}))
+    chat = tokenise(birds, tiny_tokenizer, config({"birds": 1}, template="alpaca"))
+    assert np.array_equal(plain.ids, chat.ids)

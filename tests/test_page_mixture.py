@@ -218,6 +218,7 @@ def test_a_source_is_marked_as_the_field_and_taken_out(ready: Workspace) -> None
         ("toggle", "mixture_more_mixture.domain_tokens_only", True),
         ("selectbox", "mixture_more_mixture.preference_text", "both"),
         ("text_input", "mixture_more_mixture.joiner", " | "),
+        ("selectbox", "mixture_more_mixture.template", "alpaca"),
         ("number_input", "mixture_more_mixture.domain_documents", 3),
         ("number_input", "mixture_more_mixture.seed", 7),
     ],
