@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mixcpt import chains, spread
+from mixcpt import chains, measured, spread
 from mixcpt.chain_chart import chain as chain
 from mixcpt.compare import Row, summarise, with_curves
 from mixcpt.corpus import Corpus
@@ -34,6 +34,8 @@ from mixcpt.plotting import frame, label, nothing
 from mixcpt.runs import Run, Runs
 from mixcpt.seed_chart import seeds as seeds
 from mixcpt.selection import Selection, open_selection
+from mixcpt.strength_chart import strengths as strengths
+from mixcpt.strengths import anew
 from mixcpt.workspace import Workspace
 
 
@@ -255,6 +257,13 @@ def _of_rows(figure: Callable[[Sequence[Row]], go.Figure]) -> Callable[[Workspac
     return draw
 
 
+def _strength_plane(workspace: Workspace, subjects: Sequence[str]) -> go.Figure:
+    """The plane of the measures that were taken anew, with all strengths."""
+    runs = [Runs(workspace).get(id) for id in subjects]
+    found, _ = anew(with_curves(runs), runs)
+    return plane(found, pareto=True)
+
+
 def _of_selection(figure: Callable[[Selection], go.Figure]) -> Callable[[Workspace, Sequence[str]], go.Figure]:
     return lambda workspace, names: figure(open_selection(workspace, names[0]))
 
@@ -275,6 +284,10 @@ CHARTS: dict[str, Chart] = {
         "Distance to the base over tokens", "runs", _of_rows(lambda rows: forgetting_curves(rows, "kl"))
     ),
     "plane": Chart("Gain against forgetting", "runs", _of_rows(plane)),
+    "strength_plane": Chart("Gain against forgetting at all strengths", "runs", _strength_plane),
+    "strengths": Chart(
+        "Gain and forgetting over strength", "run", _of_run(lambda run: strengths(measured.points(run)))
+    ),
     "seeds": Chart("Differences seed by seed", "runs", _of_rows(seeds)),
     "questions": Chart("Questions", "runs", _of_rows(lambda rows: questions(summarise(rows)))),
     "lengths": Chart(

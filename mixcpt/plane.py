@@ -1,17 +1,20 @@
 """The plane: gain in the field against forgetting of general text, a point a run, the base at the origin. The runs of a
-chain are joined, each to the one that it continues.
+chain are joined, each to the one that it continues; a run that was measured at several strengths is a dotted curve.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
+from mixcpt import front
 from mixcpt.chains import own
 from mixcpt.compare import Row
 from mixcpt.curves import describe, numbered, title_of
-from mixcpt.palette import NEUTRAL, RUNS, STAGES, run_colour
+from mixcpt.palette import GENERAL, NEUTRAL, RUNS, STAGES, run_colour
 from mixcpt.plotting import dotted, frame, label, nothing, thinned
+from mixcpt.statistics import seed_interval
 
 _SHAPES = ("circle", "square", "triangle-up", "cross")
 """Of end points: the ninth arm has the first colour again, but another shape."""
@@ -29,12 +32,22 @@ _WIDTH, _HEIGHT = 330, 380
 """Of the plane's plot in pixels, where it is smallest: only where a label finds room depends on it."""
 
 
-def plane(rows: Sequence[Row]) -> go.Figure:
+_DIMMED = 0.25
+"""Opacity of what forgets more than is accepted."""
+
+
+def plane(rows: Sequence[Row], *, pareto: bool = False, tolerance: float | None = None) -> go.Figure:
     """Gain in the field (up is better) against forgetting of general text (right is worse), the base at the origin.
 
     `rows` are those of `compare` or `with_curves`; with their `curve`, the way of each run is drawn lightly, from where
     it began: the base, or the end of the run that it continues. Without it a thin line joins it to that run, where that
-    one is shown too. Every end point has its run's id as customdata. Rows without either measure are left out.
+    one is shown too. With `strengths` (`strengths.anew`) a dotted line leads from the base through all strengths, and
+    the end has error bars: 95 % over documents. An arm of several seeds has its mean, with 95 % over seeds (Student's
+    t). Every end point has its run's id as customdata. Rows without either measure are left out.
+
+    Args:
+        pareto: draws the line of what nothing else here beats (`front.pareto`), strengths counted.
+        tolerance: forgetting that is accepted, in bits per byte: a line there, and what lies beyond it is dimmed.
     """
     placed = [(number, row) for number, row in numbered(rows) if "forgetting" in row and "domain_gain" in row]
     if not placed:
@@ -42,25 +55,125 @@ def plane(rows: Sequence[Row]) -> go.Figure:
     figure = go.Figure()
     ends = {row["run"]: row for _, row in placed if "run" in row}
     for number, row in placed:
-        if not _add_trail(figure, row, run_colour(number)):
+        if row.get("strengths"):
+            _add_strengths(figure, row, run_colour(number), tolerance)
+        elif not _add_trail(figure, row, run_colour(number)):
             _add_joint(figure, row, ends.get(row.get("parent") or ""))
+    if pareto:
+        _add_front(figure, [row for _, row in placed])
     figure.add_scatter(
         x=[0], y=[0], mode="markers", marker={"symbol": "diamond", "size": 12, "color": STAGES["base"]},
         showlegend=False, uid="base", hovertemplate="<b>base</b><br>the model before any training<extra></extra>",
     )  # fmt: skip
     first = {number: row["run"] for number, row in reversed(placed)}
     for number, row in placed:
-        _add_end(figure, number, row, in_legend=first[number] == row["run"])
-    across = _span([row["forgetting"] for _, row in placed], left=0.85, right=0.35)
-    up = _span([row["domain_gain"] for _, row in placed], left=0.25, right=0.25)
+        _add_end(figure, number, row, in_legend=first[number] == row["run"], tolerance=tolerance)
+    _add_means(figure, placed)
+    across = _span([x for _, row in placed for x, _ in _places(row)] + ([tolerance] if tolerance else []), 0.85, 0.35)
+    up = _span([y for _, row in placed for _, y in _places(row)], left=0.25, right=0.25)
     frame(figure, "plane", height=474)
     labels, all_fit = _labels(placed, across, up)
     annotations = [*_quadrants(), *labels]  # at once: Plotly checks all of them again at every one that is added
     figure.update_layout(showlegend=not all_fit, legend={"maxheight": 0.3}, annotations=annotations)
     dotted(figure, x=0, y=0)
+    if tolerance is not None:
+        figure.add_vline(x=tolerance, line={"color": GENERAL, "width": 1.5, "dash": "dash"}, layer="below")
     figure.update_xaxes(title_text="forgetting of general text (bits per byte, right is worse)", range=across)
     figure.update_yaxes(title_text="gain in the field (bits per byte, up is better)", range=up)
     return figure
+
+
+def _places(row: Row) -> list[tuple[float, float]]:
+    """(forgetting, gain) of a row and of its strengths."""
+    points = [(point["forgetting"], point["gain"]) for point in row.get("strengths", ())]
+    return [*points, (row["forgetting"], row["domain_gain"])]
+
+
+def _opacity(forgetting: float, tolerance: float | None) -> float:
+    return 1.0 if tolerance is None or forgetting <= tolerance else _DIMMED
+
+
+def _add_strengths(figure: go.Figure, row: Row, colour: str, tolerance: float | None) -> None:
+    """The curve of a run over the strengths of its adapter, from the base on; its end is drawn apart."""
+    points = row["strengths"]
+    line = [(0.0, 0.0), *((point["forgetting"], point["gain"]) for point in points)]
+    figure.add_scatter(
+        x=[x for x, _ in line],
+        y=[y for _, y in line],
+        mode="lines",
+        line={"color": colour, "width": 1.2, "dash": "dot"},
+        opacity=0.7 * _opacity(row["forgetting"], tolerance),
+        showlegend=False,
+        hoverinfo="skip",
+        uid=f"{row['run']}-strengths",
+    )
+    between = points[:-1]
+    figure.add_scatter(
+        x=[point["forgetting"] for point in between],
+        y=[point["gain"] for point in between],
+        customdata=[[row["run"], f"{point['strength']:g}"] for point in between],
+        mode="markers",
+        marker={
+            "size": 7,
+            "color": colour,
+            "symbol": "circle-open",
+            "opacity": [_opacity(point["forgetting"], tolerance) for point in between],
+        },
+        showlegend=False,
+        uid=f"{row['run']}-points",
+        hovertemplate=f"{describe(row)}<br><b>at strength %{{customdata[1]}}</b>"
+        "<br>gain in the field %{y:+.3f} bits per byte<br>forgetting %{x:+.3f} bits per byte<extra></extra>",
+    )
+
+
+def _add_front(figure: go.Figure, rows: Sequence[Row]) -> None:
+    """The stairs of what nothing beats: right of each place its gain is the most that can be had."""
+    best = front.pareto(front.places(rows))
+    figure.add_scatter(
+        x=[place.forgetting for place in best],
+        y=[place.gain for place in best],
+        customdata=[label(front.name(place)) for place in best],
+        mode="lines",
+        line={"color": NEUTRAL, "width": 2, "shape": "hv"},
+        opacity=0.8,
+        showlegend=False,
+        uid="front",
+        hovertemplate="<b>%{customdata}</b><br>nothing here gains as much and forgets less<extra></extra>",
+    )
+
+
+def _add_means(figure: go.Figure, placed: Sequence[tuple[int, Row]]) -> None:
+    """Where an arm has several seeds: its mean, and in both directions the 95 % interval of the mean over seeds."""
+    arms: dict[int, dict[int, Row]] = defaultdict(dict)
+    for number, row in placed:
+        arms[number][row.get("seed", 0)] = row
+    for number, seeds in arms.items():
+        gain, forgetting = ([row[key] for row in seeds.values()] for key in ("domain_gain", "forgetting"))
+        up, across = seed_interval(gain), seed_interval(forgetting)
+        if up is None or across is None:
+            continue
+        first = next(iter(seeds.values()))
+        figure.add_scatter(
+            x=[sum(across) / 2],
+            y=[sum(up) / 2],
+            error_x=_bars(across, run_colour(number)),
+            error_y=_bars(up, run_colour(number)),
+            mode="markers",
+            marker={"symbol": "x-thin", "size": 9, "line": {"color": run_colour(number), "width": 2}},
+            showlegend=False,
+            uid=f"mean-{number}",
+            hovertemplate=f"<b>{label(title_of(first))}</b><br>mean of {len(seeds)} seeds, 95 % by Student's t"
+            f"<br>gain %{{y:+.3f}} ({up[0]:+.3f} to {up[1]:+.3f}) bits per byte"
+            f"<br>forgetting %{{x:+.3f}} ({across[0]:+.3f} to {across[1]:+.3f}) bits per byte<extra></extra>",
+        )
+
+
+def _bars(interval: Sequence[float], colour: str, middle: float | None = None) -> dict[str, Any]:
+    """Error bars from `middle` (the middle of the interval, when not given) to both bounds."""
+    low, high = interval
+    centre = (low + high) / 2 if middle is None else middle
+    bounds = {"type": "data", "symmetric": False, "array": [high - centre], "arrayminus": [centre - low]}
+    return {**bounds, "color": colour, "thickness": 1.2, "width": 4}
 
 
 def _quadrants() -> list[dict[str, Any]]:
@@ -103,9 +216,17 @@ def _add_joint(figure: go.Figure, row: Row, parent: Row | None) -> None:
     )  # fmt: skip
 
 
-def _add_end(figure: go.Figure, number: int, row: Row, in_legend: bool) -> None:
+def _add_end(figure: go.Figure, number: int, row: Row, in_legend: bool, tolerance: float | None) -> None:
     kl = f"<br>KL to the base {row['prompt_kl']:.3f} nats per token" if "prompt_kl" in row else ""
+    spread: dict[str, Any] = {}
+    if "forgetting_interval" in row and "domain_gain_interval" in row:
+        spread = {
+            "error_x": _bars(row["forgetting_interval"], run_colour(number), row["forgetting"]),
+            "error_y": _bars(row["domain_gain_interval"], run_colour(number), row["domain_gain"]),
+        }
     figure.add_scatter(
+        **spread,
+        opacity=_opacity(row["forgetting"], tolerance),
         x=[row["forgetting"]],
         y=[row["domain_gain"]],
         customdata=[row["run"]],
@@ -116,7 +237,19 @@ def _add_end(figure: go.Figure, number: int, row: Row, in_legend: bool) -> None:
         showlegend=in_legend,
         uid=row["run"],
         hovertemplate=f"{describe(row)}<br>gain in the field %{{y:+.3f}} bits per byte"
-        f"<br>forgetting %{{x:+.3f}} bits per byte{kl}<br>{_read(row)}<extra></extra>",
+        f"<br>forgetting %{{x:+.3f}} bits per byte{kl}{_sure(row)}<br>{_read(row)}<extra></extra>",
+    )
+
+
+def _sure(row: Row) -> str:
+    """Intervals over documents, where the figures were taken anew."""
+    if not row.get("strengths"):
+        return ""
+    end = row["strengths"][-1]
+    (low, high), (less, more) = end["gain_interval"], end["forgetting_interval"]
+    return (
+        f"<br>95 % over {end['gain_documents']} documents of the field: {low:+.3f} to {high:+.3f}"
+        f"<br>95 % over {end['forgetting_documents']} general documents: {less:+.3f} to {more:+.3f}"
     )
 
 
@@ -140,7 +273,7 @@ def _labels(
     for number, row in placed:
         if number not in best or row["domain_gain"] > best[number]["domain_gain"]:
             best[number] = row
-    points = [_pixels(row["forgetting"], row["domain_gain"], across, up) for _, row in placed]
+    points = [_pixels(x, y, across, up) for _, row in placed for x, y in _places(row)]
     base_x, base_y = _pixels(0, 0, across, up)
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in [*points, (base_x, base_y)]]
     lines = [(base_x - 8, 0.0, base_x + 8, _HEIGHT), (0.0, base_y - 2, _WIDTH, base_y + 2)]

@@ -8,12 +8,14 @@ import plotly.graph_objects as go
 import pytest
 from made import made_chain, made_run
 from test_selection import INFO, sample
+from test_strengths import measured_at
 
 from mixcpt import charts, palette
 from mixcpt.compare import summarise, with_curves
 from mixcpt.comparison import as_html, rows_of, settings_table
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.manifest import Histogram
+from mixcpt.measured import Point
 from mixcpt.plotting import POINTS, Code, Heading, Table, label, running_mean, thinned
 from mixcpt.scores import ScoreTable
 from mixcpt.selection import Rule, Selection
@@ -173,6 +175,72 @@ def test_labels_of_the_plane_never_lie_on_each_other() -> None:
     assert crowd.layout.showlegend and sum("arm" in text for text in words(crowd)) < 12
 
 
+def strong(number: int, **more: Any) -> dict[str, Any]:
+    """A row as `strengths.anew` gives it: half the strength gains 0.4 for 0.05, the whole 0.5 for 0.25."""
+    points = [
+        {"strength": strength, "gain": gain, "gain_interval": (gain - 0.1, gain + 0.2), "gain_documents": 12,
+         "forgetting": lost, "forgetting_interval": (lost - 0.02, lost + 0.03), "forgetting_documents": 70, "kl": None}
+        for strength, gain, lost in ((0.5, 0.4, 0.05), (1.0, 0.5, 0.25))
+    ]  # fmt: skip
+    ends = {"domain_gain_interval": (0.4, 0.7), "forgetting_interval": (0.23, 0.28)}
+    made = row(number, strengths=points, **ends, **more)
+    del made["curve"]
+    return made
+
+
+def of(figure: go.Figure, uid: str) -> Any:
+    return next(trace for trace in figure.data if trace.uid == uid)
+
+
+def test_strengths_are_a_dotted_line_from_the_base_with_a_point_each() -> None:
+    figure = charts.plane([strong(1), row(2)])
+    line, points, end = (of(figure, f"run-1{what}") for what in ("-strengths", "-points", ""))
+    assert (list(line.x), list(line.y), line.line.dash) == ([0, 0.05, 0.25], [0, 0.4, 0.5], "dot")
+    assert (list(points.x), list(points.y), points.customdata[0]) == ([0.05], [0.4], ["run-1", "0.5"])
+    assert "at strength %{customdata[1]}" in points.hovertemplate
+    assert (end.error_x.array[0], end.error_x.arrayminus[0]) == pytest.approx((0.03, 0.02))
+    assert (end.error_y.array[0], end.error_y.arrayminus[0]) == pytest.approx((0.2, 0.1))
+    assert "12 documents of the field" in end.hovertemplate and "70 general documents" in end.hovertemplate
+    assert not any(str(trace.uid).startswith("run-2-") for trace in figure.data)
+
+
+def test_the_front_is_drawn_when_asked_for_over_runs_and_strengths() -> None:
+    rows = [strong(1), row(2, domain_gain=0.45, forgetting=0.3), row(3, domain_gain=0.6, forgetting=0.4)]
+    assert "front" not in [trace.uid for trace in charts.plane(rows).data]
+    front = of(charts.plane(rows, pareto=True), "front")
+    assert (list(front.x), list(front.y), front.line.shape) == ([0, 0.05, 0.25, 0.4], [0, 0.4, 0.5, 0.6], "hv")
+    assert list(front.customdata) == ["base", "arm 1 at strength 0.5", "arm 1", "arm 3"]
+
+
+def test_what_forgets_more_than_is_accepted_is_dimmed() -> None:
+    figure = charts.plane([strong(1), row(2, forgetting=0.08)], tolerance=0.1)
+    assert of(figure, "run-1").opacity < 0.5 and of(figure, "run-2").opacity == 1
+    assert list(of(figure, "run-1-points").marker.opacity) == [1]
+    assert [shape.x0 for shape in figure.layout.shapes if shape.line.dash == "dash"] == [0.1]
+    wide = charts.plane([row(2, forgetting=0.08)], tolerance=3.0)
+    assert wide.layout.xaxis.range[1] > 3
+
+
+def test_an_arm_of_several_seeds_has_its_mean_with_both_intervals() -> None:
+    """Gains 0.4, 0.5, 0.6: mean 0.5, deviation 0.1, t(2) = 4.30265 over sqrt(3): half of it 0.24842."""
+    seeds = [row(1, run=f"run-{n}", seed=n, domain_gain=0.4 + n / 10, forgetting=0.1 * n) for n in range(3)]
+    mean = of(charts.plane([*seeds, row(2)]), "mean-0")
+    assert (mean.x[0], mean.y[0]) == pytest.approx((0.1, 0.5))
+    assert mean.error_y.array[0] == mean.error_y.arrayminus[0] == pytest.approx(0.24842, abs=1e-4)
+    assert mean.error_x.array[0] == pytest.approx(0.24842, abs=1e-4) and "mean of 3 seeds" in mean.hovertemplate
+    assert not [trace for trace in charts.plane([row(1), row(2)]).data if str(trace.uid).startswith("mean")]
+
+
+def test_gain_and_forgetting_over_strength() -> None:
+    points = [Point(s, 0.5 * s, (0.4 * s, 0.7 * s), 12, 0.2 * s, (0.1 * s, 0.2 * s), 70) for s in (0.0, 0.5, 1.0)]
+    figure = charts.strengths(points)
+    gain, lost = of(figure, "gain in the field"), of(figure, "forgetting")
+    assert (list(gain.x), list(gain.y), list(lost.y)) == ([0, 0.5, 1], [0, 0.25, 0.5], [0, 0.1, 0.2])
+    assert list(gain.error_y.array) == pytest.approx([0, 0.1, 0.2])
+    assert gain.name == "gain in the field (12 documents)" and lost.name == "forgetting (70 documents)"
+    assert not charts.strengths(points[:1]).data
+
+
 def test_runs_without_both_measures_are_left_out_of_the_plane() -> None:
     bare = row(2)
     del bare["forgetting"]
@@ -234,6 +302,8 @@ def test_every_chart_is_drawn_by_name_from_the_disk(workspace: Workspace, name: 
     runs = [made_run(workspace, arm=arm) for arm in ("a", "b")]
     if name in ("rewards", "preferred"):
         runs = [*made_chain(workspace)[2:]]
+    if name in ("strengths", "strength_plane"):
+        measured_at(runs[0], 0.5, 1.0)
     figure = charts.draw(workspace, name, [run.id for run in runs])
     assert figure.data
     assert json.loads(figure.to_json()) == json.loads(charts.draw(workspace, name, [run.id for run in runs]).to_json())

@@ -24,7 +24,7 @@ LIGHT = [
     *("lineage", "outlook", "requirements", "submission", "tuning", "planned", "sizes", "flight", "align_checks"),
     *("origins", "facts", "card", "snippets", "exports", "exporting", "cli_export"),
     *("questions", "official", "matching", "tasks", "grading", "answers", "evaluated", "cli_evaluate"),
-    *("measured", "cli_measure"),
+    *("measured", "cli_measure", "front", "strengths", "strength_chart"),
     *("exchanges", "wire", "prompts", "service", "serve", "client", "cli_talk"),
     *("shards", "teachercache", "teacherstore", "coverage", "cli_cache", "cli_run"),
 ]

@@ -92,7 +92,7 @@ def test_texts_stand_in_the_order_in_which_they_are_measured(run: Run) -> None:
         ("builtin/instructions", "prompts"),
     ]
     kl = read(run)[-1]
-    assert (kl.base, kl.figure) == (0, pytest.approx(0.1))
+    assert kl.base == 0 and kl.figure == pytest.approx(0.1)
 
 
 def test_points_put_all_general_text_together_or_one_kind(run: Run) -> None:
