@@ -4,19 +4,16 @@ Every change goes to the draft on disk at once (`app.drafting`). The right-hand 
 are chosen in `app.align_samples`, and what the trainer will read stands in `app.align_batch`.
 """
 
-from collections import Counter
-from collections.abc import Sequence
-
 import streamlit as st
 
-from app import align_samples, drafting, forms, launch_summary, model_form, run_form, state
+from app import align_samples, drafting, forms, launch_summary, model_form, parents, run_form, state
 from app.words import plain, printable
-from mixcpt.align_drafts import Kind, begin, parents, rebased, stage_after, suggested_name
+from mixcpt.align_drafts import Kind, begin, rebased, stage_after, suggested_name
+from mixcpt.align_drafts import parents as continuable
 from mixcpt.builtin import KINDS
 from mixcpt.corpus import list_corpora
 from mixcpt.drafts import AlignDraft, Drafts
 from mixcpt.errors import MixcptError
-from mixcpt.overview import RunSummary
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.presets import OPTIONS
 from mixcpt.runs import Run, Runs
@@ -39,8 +36,6 @@ _STAGES: dict[Kind, tuple[str, str]] = {
         "likelier than the worse one. It comes after SFT.",
     ),
 }
-_BASE = ""
-"""The option that stands for no run at all."""
 
 
 def current() -> AlignDraft:
@@ -78,7 +73,7 @@ def _first() -> AlignDraft:
 
 def _newest() -> Run | None:
     """The run that one most likely wants to continue."""
-    found = parents(state.workspace())
+    found = continuable(state.workspace())
     return Run(state.workspace().runs / found[0].id) if found else None
 
 
@@ -134,11 +129,11 @@ def _rebase(draft_id: str, kind: Kind, parent_id: str | None) -> None:
 
 def _parent(draft: AlignDraft, parent: Run | None) -> None:
     key = f"{KEY}_parent"
-    found = parents(state.workspace())
-    labels = {_BASE: "The base model itself", **_labels(found)}
+    found = continuable(state.workspace())
+    labels = parents.labels(found)
     if parent and parent.id not in labels:  # it failed or was cancelled meanwhile: the findings tell
         labels[parent.id] = printable(parent.title)
-    forms.show(key, draft.parent or _BASE)
+    forms.show(key, draft.parent or parents.BASE)
     st.selectbox(
         "Run that it continues",
         list(labels),
@@ -159,18 +154,6 @@ def _parent(draft: AlignDraft, parent: Run | None) -> None:
         model_form.model(draft, key=KEY)
     with right:
         _field(draft)
-
-
-def _labels(runs: Sequence[RunSummary]) -> dict[str, str]:
-    """Run id to what the list says, unlike any other."""
-    words = {run.id: " · ".join(_about(run)) for run in runs}
-    often = Counter(words.values())
-    return {id: f"{text} · {id[-6:]}" if often[text] > 1 else text for id, text in words.items()}
-
-
-def _about(run: RunSummary) -> list[str]:
-    state_words = [] if run.state == "done" else [run.state]
-    return [printable(run.title), STAGE_NAMES[run.stage], printable(run.experiment), *state_words]
 
 
 def _field(draft: AlignDraft) -> None:

@@ -8,8 +8,10 @@ from app import drafting, state
 from app.words import plain
 from mixcpt.drafts import Draft, Drafts
 from mixcpt.errors import BadConfig, MixcptError
+from mixcpt.further import adapted
 from mixcpt.launching import check_files, recipe_of
 from mixcpt.recipe import Recipe, uploaded
+from mixcpt.runs import Runs
 from mixcpt.settings import to_yaml
 from mixcpt.stages import Sft, Stage
 
@@ -59,18 +61,27 @@ def _take(draft_id: str, key: str) -> None:
         if isinstance(found, Sft):
             raise BadConfig(f"{file.name} is a run of stage two ({found.stage}): take it on the page Align.")
         stage = found if isinstance(found, Stage) else found.cpt
+        id = draft.parent if isinstance(found, Stage) else found.parent or draft.parent
+        if id:
+            stage = adapted(stage, Runs(state.workspace()).get(id))
         check_files(state.workspace(), stage)
     except MixcptError as problem:
         st.session_state["launch_upload_problem"] = str(problem)[:500]
         return
     name = draft.experiment if isinstance(found, Stage) else found.name
-    drafting.replace(draft.model_copy(update={"stage": stage, "experiment": name}))
+    drafting.replace(draft.model_copy(update={"stage": stage, "experiment": name, "parent": id}))
     variants = "" if isinstance(found, Stage) else _left_out(found)
     st.session_state["launch_uploaded_note"] = f"The settings are now those of {file.name}.{variants}"
 
 
 def _left_out(recipe: Recipe) -> str:
     """A form is one run; what else a recipe says is done by `mixcpt run`."""
-    parts = [("variants", recipe.arms), ("tuning", recipe.tune), ("seeds", recipe.seeds), ("corpora", recipe.corpora)]
+    parts = [
+        ("further corpora", recipe.then),
+        ("variants", recipe.arms),
+        ("tuning", recipe.tune),
+        ("seeds", recipe.seeds),
+        ("corpora", recipe.corpora),
+    ]
     named = ", ".join(name for name, value in parts if value)
     return f" What it says of {named} was left out: `mixcpt run` does that." if named else ""

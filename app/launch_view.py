@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app import drafting, forms, model_form, run_form, state
+from app import drafting, forms, launch_start, model_form, run_form, state
 from app.words import plain
 from mixcpt.drafts import Draft, Drafts
 from mixcpt.presets import ADAPTERS, BUDGETS, OBJECTIVES, OWN, Preset, fitting
@@ -14,7 +14,9 @@ from mixcpt.presets import ADAPTERS, BUDGETS, OBJECTIVES, OWN, Preset, fitting
 
 def current() -> Draft:
     """The draft of this session, which Mixture works at too."""
-    return drafting.current(Draft, Drafts(state.workspace()).create)
+    if draft := launch_start.linked():
+        drafting.use(draft)
+    return launch_start.present(drafting.current(Draft, Drafts(state.workspace()).create))
 
 
 def basics(draft: Draft) -> None:
@@ -24,7 +26,9 @@ def basics(draft: Draft) -> None:
             run_form.experiment(draft, key="launch")
         with right:
             run_form.name(draft, key="launch")
-        model_form.model(draft, key="launch")
+        if not draft.parent:
+            model_form.model(draft, key="launch")
+        launch_start.start(draft)
     with st.container(border=True):
         _presets(
             draft, "How long", "budget", BUDGETS, "How many tokens the model reads, and how closely it is watched."
@@ -36,9 +40,9 @@ def basics(draft: Draft) -> None:
             run_form.setting(draft, "training.learning_rate", key="launch")
     with st.container(border=True):
         _presets(draft, "What it aims at", "objective", OBJECTIVES, "What the training pulls the model towards.")
-        _presets(
-            draft, "How the model is held", "adapter", ADAPTERS, "The base stays frozen; only a small adapter learns."
-        )
+        if not draft.parent:
+            help = "The base stays frozen; only a small adapter learns."
+            _presets(draft, "How the model is held", "adapter", ADAPTERS, help)
     run_form.fault(draft)
 
 
@@ -64,9 +68,12 @@ def _presets(draft: Draft, label: str, part: str, presets: Sequence[Preset], hel
     st.caption(plain(fits.words if fits else "Your own settings; a click on another choice replaces them."))
 
 
-_ON_THE_PAGE = {"stage", "model.name", "model.precision", "mixture.budget_tokens", "training.learning_rate"}
+_ON_THE_PAGE = {
+    *("stage", "model.name", "model.precision", "mixture.budget_tokens", "training.learning_rate"),
+    "objective.against",
+}
 
 
 def advanced(draft: Draft) -> None:
-    """Every other setting, a tab for each part."""
-    run_form.settings(draft, key="launch", skip=_ON_THE_PAGE)
+    """Every other setting, a tab for each part; what is taken over from the run before cannot be another here."""
+    run_form.settings(draft, key="launch", skip=_ON_THE_PAGE, without=("model", "adapter") if draft.parent else ())

@@ -5,7 +5,7 @@ import time
 
 import streamlit as st
 
-from app import chain_view, evaluation_view, export_view, learned_view, panels, runs_list, show, state
+from app import chain_view, evaluation_view, export_view, learned_view, measures_view, panels, runs_list, show, state
 from app.panels import MOVING, RUNS
 from app.pins import pin_button
 from app.words import ago, plain, printable, size
@@ -151,6 +151,13 @@ def _onward(now: RunSummary, run: Run) -> None:
         help="SFT or DPO after it: teaches how to answer, from a few samples.",
     ):
         st.switch_page(ALIGN, query_params={"parent": now.id})
+    if can_be_continued(state.workspace(), now, by="cpt") and st.button(
+        "Continue on another corpus",
+        key="runs_continue",
+        icon=":material/library_add:",
+        help="Trains its adapter on with other documents, and shows what becomes of what it has learned.",
+    ):
+        st.switch_page(LAUNCH, query_params={"parent": now.id})
 
 
 def _tell(problem: MixcptError) -> None:
@@ -201,7 +208,7 @@ def _clone(now: RunSummary, run: Run) -> None:
     experiment = EXPERIMENT if now.recorded else now.experiment
     draft: AnyDraft
     if isinstance(stage, Stage):
-        draft, page = drafts.create(stage, experiment), LAUNCH
+        draft, page = drafts.create(stage, experiment, now.parent), LAUNCH
     else:
         draft, page = drafts.create_align(stage, now.parent, experiment), ALIGN
     st.toast("The settings are copied: change what you like, then launch.", icon=":material/content_copy:")
@@ -226,13 +233,16 @@ def _guess(run: Run) -> None:
 
 
 def _views(now: RunSummary, run: Run) -> None:
-    names = ["Curves", "What it read", "Questions", "Export", "Settings", "Log", "Files"]
-    curves, read, questions, export, settings, log, files = st.tabs(
+    names = ["Curves", "Measures", "What it read", "Questions", "Export", "Settings", "Log", "Files"]
+    curves, measures, read, questions, export, settings, log, files = st.tabs(
         names, key="runs_view", on_change="rerun", bind="query-params"
     )
     if curves.open:
         with curves:
             panels.curves_panel(now)
+    if measures.open:
+        with measures:
+            measures_view.page(run)
     if read.open:
         with read:
             _what_it_read(run)

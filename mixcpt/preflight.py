@@ -12,6 +12,8 @@ from typing import Any
 from mixcpt import align_checks
 from mixcpt.align_checks import Aligned
 from mixcpt.corpus import Corpus, corpus_names
+from mixcpt.errors import NotFound
+from mixcpt.figures import listed
 from mixcpt.flight import LONG_SECONDS, Flight, everywhere, long_words
 from mixcpt.flight import Finding as Finding
 from mixcpt.machine import Machine
@@ -28,7 +30,7 @@ HIGH_RATE = 3e-3
 def preflight(
     workspace: Workspace, stage: AnyStage, machine: Machine | None, parent: Run | None = None
 ) -> list[Finding]:
-    """All findings, the gravest first; `parent` is the run that a stage of stage two would continue."""
+    """All findings, the gravest first; `parent` is the run that it would continue."""
     if isinstance(stage, Sft):
         aligned = Aligned(workspace, stage, machine, parent)
         own = [finding for check in align_checks.CHECKS for finding in check(aligned)]
@@ -58,6 +60,14 @@ class _Knowledge(Flight):
         return {name: manifest for name, manifest in self.manifests.items() if name in wanted}
 
     @cached_property
+    def chain(self) -> list[Run]:
+        """The runs that led here; as far as they are known where one of them is gone."""
+        try:
+            return self.parent.chain() if self.parent else []
+        except NotFound:
+            return [self.parent] if self.parent else []
+
+    @cached_property
     def has_general(self) -> bool:
         wanted = self.stage.mixture.domain_sources()
         return any(name not in wanted for name in self.stage.mixture.target_tokens())
@@ -85,6 +95,33 @@ def _sources(flight: _Knowledge) -> Iterator[Finding]:
             f"Forgetting is measured on {stage.measures.general}, which is also trained on, so it will look smaller "
             "than it is: measure it on other text.",
             {"measures.general": "builtin/general"} if stage.measures.general != "builtin/general" else None,
+        )
+
+
+def _before(flight: _Knowledge) -> Iterator[Finding]:
+    """What a run should know that continues another."""
+    if flight.parent is None:
+        return
+    mixture = flight.stage.mixture
+    earlier = {name: run for run in flight.chain for name in run.config.mixture.domain_sources()}
+    for name in mixture.domain_sources():
+        if run := earlier.get(name):
+            yield Finding(
+                "note",
+                f"{name} was the field of {run.title} already, so this run reads more of the same: choose another "
+                "corpus where it should learn something new.",
+            )
+    if lost := [name for name in earlier if name not in mixture.target_tokens()]:
+        yield Finding(
+            "note",
+            f"Nothing of {listed(lost)} is read again, so it may be forgotten: mix a little of it in, or see "
+            "afterwards what became of it (Over several adaptations, on the run's page).",
+        )
+    if flight.stage.adapter.vocabulary:
+        yield Finding(
+            "note",
+            "Embeddings and head, which the first run of the chain trained, are held as they are: only the adapter "
+            "goes on.",
         )
 
 
@@ -174,4 +211,4 @@ def _length(flight: _Knowledge) -> Iterator[Finding]:
     yield Finding("note", long_words(seconds, "tokens"), fix)
 
 
-_CHECKS: tuple[Callable[[_Knowledge], Iterator[Finding]], ...] = (_rows, _length, _sources, _field, _training)
+_CHECKS: tuple[Callable[[_Knowledge], Iterator[Finding]], ...] = (_rows, _length, _sources, _before, _field, _training)

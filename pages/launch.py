@@ -4,7 +4,7 @@ from functools import partial
 
 import streamlit as st
 
-from app import launch_recipe, launch_summary, launch_view, run_form
+from app import launch_recipe, launch_start, launch_summary, launch_view, run_form
 
 draft = launch_view.current()
 st.title("Launch")
@@ -17,6 +17,6 @@ with form:
     launch_view.basics(draft)
     run_form.prediction(draft, key="launch")
 with side:
-    launch_summary.summary(draft, partial(launch_summary.mixture, draft.stage))
+    launch_summary.summary(draft, partial(launch_summary.mixture, draft.stage), launch_start.parent_of(draft))
 launch_view.advanced(draft)
 launch_recipe.recipe(draft)

@@ -1,0 +1,119 @@
+"""What a run of the knowledge stage starts from: the base, or a run whose adapter it trains on with another corpus."""
+
+import streamlit as st
+
+from app import drafting, forms, parents, run_form, state
+from app.words import plain, printable
+from mixcpt.align_drafts import can_be_continued
+from mixcpt.builtin import KINDS
+from mixcpt.corpus import list_corpora
+from mixcpt.drafts import Draft, Drafts
+from mixcpt.errors import MixcptError
+from mixcpt.further import begin, rebased, with_field
+from mixcpt.overview import overview
+from mixcpt.runs import Run, Runs
+from mixcpt.stage_words import chain_words
+
+_LINK, _NOTE = "parent", "launch_start_note"
+
+
+def linked() -> Draft | None:
+    """A new draft where the address names a run to continue (?parent=ID); a run that is not there is told."""
+    id = st.query_params.get(_LINK)
+    if not id:
+        return None
+    for name in (_LINK, "draft"):
+        st.query_params.pop(name, None)
+    try:
+        return begin(state.workspace(), Runs(state.workspace()).get(id))
+    except MixcptError as problem:
+        st.session_state[_NOTE] = str(problem)
+        return None
+
+
+def present(draft: Draft) -> Draft:
+    """The draft; where the run that it continues was deleted, one that starts from the base."""
+    if draft.parent is None or (state.workspace().runs / draft.parent / "run.json").is_file():
+        return draft
+    st.session_state[_NOTE] = f"The run {draft.parent} was deleted: the draft starts from the base now."
+    alone = rebased(draft, None, None)
+    drafting.replace(alone)
+    return alone
+
+
+def parent_of(draft: Draft) -> Run | None:
+    return Runs(state.workspace()).get(draft.parent) if draft.parent else None
+
+
+def start(draft: Draft) -> None:
+    """Draws the choice; of a run that continues another also its new field, and against what it is held."""
+    if note := st.session_state.pop(_NOTE, ""):
+        st.warning(plain(note), icon=":material/search_off:")
+    parent = parent_of(draft)
+    _choice(draft, parent)
+    if parent is None:
+        return
+    st.caption(f":material/account_tree: {plain(chain_words(parent))} → **knowledge**")
+    left, right = st.columns(2)
+    with left:
+        _field(draft)
+    with right:
+        run_form.setting(draft, "objective.against", key="launch")
+    st.caption(
+        "Model and adapter are those of the run that is continued: one adapter holds all that the chain has learned."
+    )
+
+
+def _choice(draft: Draft, parent: Run | None) -> None:
+    workspace, key = state.workspace(), "launch_parent"
+    labels = parents.labels([run for run in overview(workspace) if can_be_continued(workspace, run, by="cpt")])
+    if parent and parent.id not in labels:  # it failed or was cancelled meanwhile: the findings tell
+        labels[parent.id] = printable(parent.title)
+    if len(labels) == 1:
+        return
+    forms.show(key, draft.parent or parents.BASE)
+    st.selectbox(
+        "Starts from",
+        list(labels),
+        format_func=labels.__getitem__,
+        key=key,
+        on_change=lambda: _rebase(draft.id, st.session_state[key] or None),
+        help="The base model, or a run: then that run's adapter is trained on with another corpus, and the result "
+        "holds both. A run that is still in training is fine: this one waits for it.",
+    )
+
+
+def _rebase(draft_id: str, parent_id: str | None) -> None:
+    draft = Drafts(state.workspace()).get(draft_id)
+    assert isinstance(draft, Draft)
+    try:
+        parent = Runs(state.workspace()).get(parent_id) if parent_id else None
+        drafting.replace(rebased(draft, parent_of(draft), parent))
+    except MixcptError as problem:  # a callback's error would not reach the page's own handling
+        st.toast(plain(problem), icon=":material/error:")
+
+
+def _field(draft: Draft) -> None:
+    key = "launch_field"
+    fields = draft.stage.mixture.domain_sources()
+    shown = fields[0] if fields else None
+    own = [one.name for one in list_corpora(state.workspace()) if one.kind == "documents"]
+    known = [*(name for name in own if not name.startswith("builtin-")), *(n for n in KINDS if n == "builtin/atlas")]
+    forms.show(key, shown)
+
+    def choose() -> None:
+        now = Drafts(state.workspace()).get(draft.id)
+        if isinstance(now, Draft) and st.session_state[key]:
+            drafting.replace(now.model_copy(update={"stage": with_field(now.stage, st.session_state[key])}))
+
+    st.selectbox(
+        "The next field",
+        list(dict.fromkeys([*known, *filter(None, [shown])])),
+        format_func=printable,
+        key=key,
+        index=None,
+        on_change=choose,
+        placeholder="choose a corpus",
+        help="It takes the place of the field before in the mixture. To keep the old field fresh, mix some of it in "
+        "on the page Mixture.",
+    )
