@@ -6,17 +6,16 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from app import show, state
+from app import plane_view, show, state
 from app.claims_view import arm_against_arm
 from app.compare_chooser import Choice
-from app.pins import pin_button
+from app.pins import heading
 from app.words import plain, printable
 from mixcpt import charts, comparison
 from mixcpt.compare import Row, as_csv, summarise
 from mixcpt.findings import cautions, findings, leaders
 from mixcpt.runs import Run
 
-RUNS = "../pages/runs.py"
 _MEASURES = {"general": "General forgetting", "domain": "Domain gain", "kl": "KL to the base"}
 _PINS = {"general": "forgetting_curves", "domain": "gain_curves", "kl": "kl_curves"}
 _SENTENCES = 6
@@ -29,7 +28,7 @@ def comparison_of(choice: Choice) -> None:
     arm_against_arm(rows, arms, choice.domain_tokens)
     left, right = st.columns(2, gap="medium")
     with left:
-        _plane(rows)
+        plane_view.plane(rows, runs)
     with right:
         _curves(rows)
     _differences(arms)
@@ -61,38 +60,13 @@ def _what(rows: Sequence[Row]) -> tuple[Any, ...]:
 @st.cache_resource(show_spinner=False, max_entries=64)
 def _figure(name: str, what: tuple[Any, ...], _rows: Sequence[Row]) -> go.Figure:
     """Kept for all sessions: drawing takes longer than all the rest of the page."""
-    drawn = {"plane": charts.plane, "questions": charts.questions}
-    return drawn[name](_rows) if name in drawn else charts.forgetting_curves(_rows, name)
-
-
-def _plane(rows: Sequence[Row]) -> None:
-    with st.container(border=True):
-        _heading(
-            "Gain against forgetting", "plane", rows, "The best place is above and left. Click a point to open it."
-        )
-        event = show.chart(_figure("plane", _what(rows), rows), key="compare_plane", select=True)
-        points = event["selection"]["points"]
-        titles = {row["run"]: row["title"] for row in rows}
-        clicked = next((id for point in points if (id := _run_of(point)) in titles), None)
-        if clicked:
-            st.page_link(
-                RUNS,
-                label=f"Open {plain(titles[clicked])}",
-                icon=":material/open_in_new:",
-                query_params={"run": clicked},
-            )
-
-
-def _run_of(point: dict[str, Any]) -> str:
-    """The run of a clicked point; the base has none."""
-    data = point.get("customdata")
-    return str(data[0] if isinstance(data, list) else data)
+    return charts.questions(_rows) if name == "questions" else charts.forgetting_curves(_rows, name)
 
 
 def _curves(rows: Sequence[Row]) -> None:
     with st.container(border=True, height="stretch"):
         measure = st.session_state.get("compare_measure") or "general"
-        _heading("Over tokens read", _PINS[measure], rows, "Differences to the base; seeds of an arm share a colour.")
+        heading("Over tokens read", _PINS[measure], rows, "Differences to the base; seeds of an arm share a colour.")
         st.segmented_control(
             "Measure",
             list(_MEASURES),
@@ -103,15 +77,6 @@ def _curves(rows: Sequence[Row]) -> None:
             label_visibility="collapsed",
         )
         show.chart(_figure(measure, _what(rows), rows), key="compare_curves")
-
-
-def _heading(words: str, chart: str, rows: Sequence[Row], help: str) -> None:
-    """A subheading with the pin of its chart at the right; of runs of several experiments the notebook is asked for."""
-    experiments = {row["experiment"] for row in rows}
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.subheader(words, anchor=False, help=help, width="content")
-        where = next(iter(experiments)) if len(experiments) == 1 else ""
-        pin_button(where, chart, [row["run"] for row in rows], key=f"compare_pin_{chart}", caption=words)
 
 
 def _differences(arms: Sequence[Row]) -> None:
@@ -155,7 +120,7 @@ def _questions(arms: Sequence[Row], rows: Sequence[Row]) -> None:
     if not any(key.endswith("_accuracy") for arm in arms for key in arm):
         return
     with st.container(border=True):
-        _heading(
+        heading(
             "Questions answered right", "questions", rows, "With 95 % intervals; what overlaps is hardly told apart."
         )
         show.chart(_figure("questions", _what(rows), arms), key="compare_questions")

@@ -6,6 +6,7 @@ import streamlit as st
 
 from app import show, state
 from app.words import plain
+from mixcpt.compare import Row
 from mixcpt.errors import MixcptError
 from mixcpt.notebook import Notebook, experiments
 
@@ -23,6 +24,16 @@ def pin_button(experiment: str, chart: str, subjects: Sequence[str], *, key: str
             return
         chosen = st.selectbox("Notebook of", names, key=f"{key}_experiment")
         _button(chosen, chart, subjects, key, caption, label="Pin it")
+
+
+def heading(words: str, chart: str, rows: Sequence[Row], help: str) -> None:
+    """A subheading with the pin of its chart of several runs at the right; where they are of several experiments the
+    notebook is asked for."""
+    found = {row["experiment"] for row in rows}
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.subheader(words, anchor=False, help=help, width="content")
+        where = next(iter(found)) if len(found) == 1 else ""
+        pin_button(where, chart, [row["run"] for row in rows], key=f"compare_pin_{chart}", caption=words)
 
 
 def _button(experiment: str, chart: str, subjects: Sequence[str], key: str, caption: str, label: str = "Pin") -> None:

@@ -154,6 +154,17 @@ class Taken:
         low, high = self.interval
         return not low <= 0 <= high
 
+    @property
+    def verdict(self) -> str:
+        """What the difference says, and no more than it carries."""
+        few = f", of {len(self.documents)} documents only" if len(self.documents) < FEW else ""
+        if self.measure == "kl":
+            return f"moved away from the base{few}" if self.figure > 0 else "the base itself"
+        if not self.is_sure:
+            return f"the same within noise{few}"
+        better, worse = ("learned", "got worse") if self.part == DOMAIN else ("got better", "forgot")
+        return (better if self.difference < 0 else worse) + few
+
     def kept(self) -> dict[str, Any]:
         """What lies on disk; run and part are known from where it lies."""
         return {key: value for key, value in asdict(self).items() if key not in ("run", "part")}
@@ -323,6 +334,15 @@ def submit(workspace: Workspace, runs: Sequence[Run], order: Order) -> Job:
     payload = {"runs": [run.id for run in runs], **asdict(order)}
     label = runs[0].title if len(runs) == 1 else f"{len(runs)} runs"
     return Jobs(workspace).submit("measure", payload, run=runs[0].id if len(runs) == 1 else None, label=label)
+
+
+def submit_curves(workspace: Workspace, runs: Sequence[Run], tokens: int = TOKENS) -> list[Job]:
+    """Queue the strength curves of runs that are done; those that know no half strength are measured whole. Raises as
+    `Order.check`."""
+    whole = [run for run in runs if run.config.adapter.vocabulary]
+    parted = [run for run in runs if not run.config.adapter.vocabulary]
+    jobs = [submit(workspace, parted, Order(strengths=CURVE, tokens=tokens))] if parted or not runs else []
+    return jobs + ([submit(workspace, whole, Order(tokens=tokens))] if whole else [])
 
 
 def latest(workspace: Workspace, runs: Iterable[str]) -> Job | None:
