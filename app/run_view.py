@@ -5,7 +5,18 @@ import time
 
 import streamlit as st
 
-from app import chain_view, evaluation_view, export_view, learned_view, measures_view, panels, runs_list, show, state
+from app import (
+    chain_view,
+    evaluation_view,
+    export_view,
+    learned_view,
+    matrix_view,
+    measures_view,
+    panels,
+    runs_list,
+    show,
+    state,
+)
 from app.panels import MOVING, RUNS
 from app.pins import pin_button
 from app.words import ago, plain, printable, size
@@ -233,8 +244,8 @@ def _guess(run: Run) -> None:
 
 
 def _views(now: RunSummary, run: Run) -> None:
-    names = ["Curves", "Measures", "What it read", "Questions", "Export", "Settings", "Log", "Files"]
-    curves, measures, read, questions, export, settings, log, files = st.tabs(
+    names = ["Curves", "Measures", "Adaptations", "What it read", "Questions", "Export", "Settings", "Log", "Files"]
+    curves, measures, adaptations, read, questions, export, settings, log, files = st.tabs(
         names, key="runs_view", on_change="rerun", bind="query-params"
     )
     if curves.open:
@@ -243,6 +254,9 @@ def _views(now: RunSummary, run: Run) -> None:
     if measures.open:
         with measures:
             measures_view.page(run)
+    if adaptations.open:
+        with adaptations:
+            matrix_view.page(run)
     if read.open:
         with read:
             _what_it_read(run)

@@ -26,6 +26,8 @@ from mixcpt.curves import rewards as rewards
 from mixcpt.curves import speed as speed
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.manifest import Histogram
+from mixcpt.matrix import matrix
+from mixcpt.matrix_chart import matrix_chart as matrix_chart
 from mixcpt.palette import DOMAIN, KIND_WORDS, NEUTRAL, STAGES, run_colour, source_colour
 from mixcpt.plane import plane as plane
 from mixcpt.plotting import as_fragment as as_fragment
@@ -275,6 +277,7 @@ CHARTS: dict[str, Chart] = {
     "memory": Chart("Memory", "run", _of_run(lambda run: memory(run.losses()))),
     "forgetting_curve": Chart("Forgetting curve", "run", _of_run(lambda run: forgetting_curve(run.curve()))),
     "chain": Chart("Forgetting over the whole chain", "run", _of_run(lambda run: chain(chains.links(run)))),
+    "matrix": Chart("Over several adaptations", "run", _of_run(lambda run: matrix_chart(matrix(run)))),
     "rewards": Chart("Rewards of the answers", "run", _of_run(lambda run: rewards(run.losses()))),
     "preferred": Chart("Pairs in the right order", "run", _of_run(lambda run: preferred(run.losses()))),
     "shares": Chart("Shares of the mixture", "run", _of_run(lambda run: shares(_sources(run)))),

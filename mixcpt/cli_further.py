@@ -1,18 +1,21 @@
-"""The command `continue`: a run goes on with another corpus, here and now."""
+"""The commands `continue`, a run goes on with another corpus, and `matrix`, what a chain of them did to each."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixcpt import cli_show
 from mixcpt.cli_show import print_json, say
-from mixcpt.commands import command
+from mixcpt.commands import at_least, command
 from mixcpt.runs import Run, Runs
 from mixcpt.settings import parse_change
 from mixcpt.workspace import Workspace
 
+if TYPE_CHECKING:
+    from mixcpt.matrix import Column, Matrix
+
 
 def add(commands: Any) -> None:
-    """The command continue."""
+    """The commands continue and matrix."""
     one = command(
         commands, "continue", go_on, "train a run's adapter on with another corpus; prints the new run's id", json=True
     )
@@ -21,6 +24,12 @@ def add(commands: Any) -> None:
     one.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a setting; repeatable")
     one.add_argument("--experiment", default="", metavar="NAME", help="where it belongs; that of RUN when not given")
     one.add_argument("--name", default="", help="what to call the run")
+    one = command(commands, "matrix", show_matrix, "every corpus of a chain after every stage of it", json=True)
+    one.add_argument("run", metavar="RUN", help="the last run of the chain")
+    one.add_argument("--measure", action="store_true", help="measure what is missing first, here and now")
+    one.add_argument(
+        "--tokens", type=at_least(2), default=None, metavar="N", help="of each text, where --measure measures (5000)"
+    )
 
 
 def go_on(workspace: Workspace, options: argparse.Namespace) -> int:
@@ -60,3 +69,84 @@ def _parent(workspace: Workspace, id: str) -> Run:
     run = Runs(workspace).get(id)
     require_adapter_to_come(workspace, run)
     return run
+
+
+def show_matrix(workspace: Workspace, options: argparse.Namespace) -> None:
+    from mixcpt.matrix import as_table, matrix, sentences
+
+    run = Runs(workspace).get(options.run)
+    if options.measure:
+        _measure(workspace, run, options.tokens)
+    found = matrix(run)
+    if options.json:
+        return print_json(_as_json(found))
+    rows = as_table(found)
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    print("bits per byte of held-out text, lower is better; behind it the difference to the base")
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for sentence in sentences(found):
+        print(sentence)
+    if found.missing:
+        say(f"mixcpt: {len(found.missing)} of the runs were not measured on all texts: add --measure")
+
+
+def _measure(workspace: Workspace, run: Run, tokens: int | None) -> None:
+    from mixcpt.cli_do import Follower
+    from mixcpt.matrix import submit
+    from mixcpt.submission import finish
+    from mixcpt.supervisor import Supervisor
+
+    finish([submit(workspace, run, tokens)], Supervisor(workspace), Follower())
+
+
+def _as_json(found: "Matrix") -> dict[str, Any]:
+    from mixcpt.matrix import backward, forgetting, forward
+
+    transfers = {
+        "backward_transfer": backward(found),
+        "forward_transfer": forward(found),
+        "forgetting": forgetting(found),
+    }
+    return {
+        "columns": [{"text": c.text, "kind": c.kind, "learned_by": _learned(found, c)} for c in found.columns],
+        "stages": [
+            {
+                "run": line.run,
+                "title": line.title,
+                "stage": line.stage,
+                "cells": [_cell(found, row, number) for number in range(len(found.columns))],
+            }
+            for row, line in enumerate(found.lines)
+        ],
+        **{
+            name: None
+            if one is None
+            else {
+                "bits_per_byte": one.value,
+                "interval": one.interval,
+                "documents": one.documents,
+                "corpora": dict(one.parts),
+            }
+            for name, one in transfers.items()
+        },
+        "missing": found.missing,
+    }
+
+
+def _learned(found: "Matrix", column: "Column") -> list[str | None]:
+    return [found.lines[row].run for row in column.learned]
+
+
+def _cell(found: "Matrix", row: int, column: int) -> dict[str, Any] | None:
+    cell = found.lines[row].cells[column] if row else found.base(column)
+    if cell is None:
+        return None
+    if row == 0:
+        return {"bits_per_byte": cell.base, "difference": 0.0, "interval": [0.0, 0.0], "documents": len(cell.documents)}
+    return {
+        "bits_per_byte": cell.figure,
+        "difference": cell.difference,
+        "interval": cell.interval,
+        "documents": len(cell.documents),
+    }

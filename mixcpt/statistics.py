@@ -91,16 +91,42 @@ def paired_ratio_interval(
     return _ratio_percentiles(differences, np.asarray(sizes, dtype=np.float64), draws, seed)
 
 
+def mean_ratio_interval(
+    parts: Sequence[tuple[Sequence[float], Sequence[float]]], draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of the mean over parts of sum(values) / sum(sizes), by bootstrap within each part (percentiles).
+
+    Args:
+        parts: of each its values (differences of bits, say) and sizes (bytes), document by document. The parts
+            themselves are not drawn: the interval is about these parts, not about others of their kind.
+    """
+    if not parts:
+        raise ValueError("a mean needs at least one part")
+    drawn = np.zeros(draws)
+    for number, (values, sizes) in enumerate(parts):
+        if len(values) != len(sizes) or not len(sizes) or sum(sizes) <= 0:
+            raise ValueError(f"a part needs as many values as sizes above 0, got {len(values)} and {len(sizes)}")
+        kept = np.asarray(sizes, dtype=np.float64) > 0
+        sums = np.asarray(values, dtype=np.float64)[kept]
+        drawn += _ratios(sums, np.asarray(sizes, dtype=np.float64)[kept], draws, seed + number)
+    low, high = np.percentile(drawn / len(parts), [2.5, 97.5])
+    return float(low), float(high)
+
+
 def _ratio_percentiles(sums: np.ndarray, sizes: np.ndarray, draws: int, seed: int) -> tuple[float, float]:
-    """Of the sum of drawn `sums` over the sum of their `sizes`."""
+    low, high = np.percentile(_ratios(sums, sizes, draws, seed), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _ratios(sums: np.ndarray, sizes: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """The sum of drawn `sums` over the sum of their `sizes`, [draws]."""
     random, at_once = np.random.default_rng(seed), max(1, _BLOCK // len(sums))
     ratios = np.empty(draws)
     for start in range(0, draws, at_once):
         block = ratios[start : start + at_once]
         drawn = random.integers(0, len(sums), (len(block), len(sums)))
         block[:] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return float(low), float(high)
+    return ratios
 
 
 def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:

@@ -11,6 +11,7 @@ from mixcpt.corpus import Corpus
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.figures import signed
 from mixcpt.journal import mixture_table, realised
+from mixcpt.matrix import as_table, matrix
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.plotting import thinned
 from mixcpt.runs import Record, Run, Runs
@@ -57,6 +58,8 @@ def table(workspace: Workspace, chart: str, subjects: Sequence[str]) -> Table:
     runs = [Runs(workspace).get(id) for id in subjects]
     if CHARTS[chart].of == "runs":
         return _questions(runs) if chart == "questions" else _reached(runs)
+    if chart == "matrix":
+        return as_table(matrix(runs[0]))
     if chart == "shares":
         return _shares(runs[0])
     if chart == "chain":

@@ -22,6 +22,7 @@ LIGHT = [
     *("templates", "scores", "readings", "selection", "samples", "chains", "chain_chart", "figures", "stage_words"),
     *("align_drafts", "cli_align", "label_mask"),
     *("lineage", "outlook", "requirements", "submission", "tuning", "planned", "sizes", "flight", "align_checks"),
+    *("further", "matrix", "matrix_chart"),
     *("origins", "facts", "card", "snippets", "exports", "exporting", "cli_export"),
     *("questions", "official", "matching", "tasks", "grading", "answers", "evaluated", "cli_evaluate"),
     *("measured", "cli_measure", "front", "strengths", "strength_chart"),
