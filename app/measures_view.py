@@ -8,7 +8,7 @@ import streamlit as st
 
 from app import show, state
 from app.pins import pin_button
-from app.words import ago, count, plain, printable
+from app.words import ago, plain, printable
 from mixcpt import charts, measured
 from mixcpt.corpus import list_corpora
 from mixcpt.jobs import Job
@@ -193,14 +193,15 @@ def _figures(key: str, words: str, lines: Sequence[Taken], measure: str, form: s
         "Base": [one.base for one in shown],
         "This run": [one.figure for one in shown],
         "Difference": [one.difference for one in shown],
-        "from": [one.interval[0] for one in shown],
+        "95 % from": [one.interval[0] for one in shown],
         "to": [one.interval[1] for one in shown],
         "So it": [one.verdict for one in shown],
         "Documents": [len(one.documents) for one in shown],
-        "Tokens": [count(one.tokens) for one in shown],
+        "Tokens": [one.tokens for one in shown],
     }
     if measure == "kl":
         table = {name: values for name, values in table.items() if name not in ("Base", "Difference", "Kind")}
+        table["Prompts"] = table.pop("Documents")
     number = st.column_config.NumberColumn
     interval = "95 % interval of the difference, by drawing the documents again and again (paired bootstrap)."
     st.dataframe(
@@ -211,13 +212,14 @@ def _figures(key: str, words: str, lines: Sequence[Taken], measure: str, form: s
             "Base": number(format=form, help="The model before any training, on the same documents."),
             "This run": number(format=form),
             "Difference": number(format=signed, help="This run minus base: below zero is better."),
-            "from": number(format=signed if measure == "bits" else form, help=interval),
+            "95 % from": number(format=signed if measure == "bits" else form, help=interval),
             "to": number(format=signed if measure == "bits" else form, help=interval),
             "So it": st.column_config.TextColumn(
                 help="What the interval allows to say: where it holds zero, nothing can be told from noise."
             ),
             "Documents": number(help="The interval rests on so many; of fewer than ten it is too narrow."),
-            "Tokens": st.column_config.TextColumn(help="Predicted tokens in all."),
+            "Prompts": number(help="The interval rests on so many."),
+            "Tokens": number(format="localized", help="Predicted tokens in all."),
         },
     )
 

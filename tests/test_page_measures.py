@@ -70,8 +70,8 @@ def test_the_table_says_of_each_text_how_sure_its_difference_is(run: Run) -> Non
     ]
     assert list(bits["Kind"]) == ["field", "prose", "web", "general"]
     assert list(bits["Difference"]) == pytest.approx([-1 / 3, 1 / 6, 1 / 6, 1 / 6])
-    assert list(bits["Documents"]) == [2, 2, 2, 4] and list(bits["Tokens"]) == ["28", "28", "28", "56"]
-    assert bits["from"][0] == pytest.approx(-0.5) and bits["to"][0] == 0
+    assert list(bits["Documents"]) == [2, 2, 2, 4] and list(bits["Tokens"]) == [28, 28, 28, 56]
+    assert bits["95 % from"][0] == pytest.approx(-0.5) and bits["to"][0] == 0
     assert bits["So it"][0] == "the same within noise, of 2 documents only"
     assert list(kl["This run"]) == [pytest.approx(0.1)] and "Base" not in kl
     assert app.button(key="measures_again").label == "Measure again"
