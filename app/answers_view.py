@@ -64,6 +64,7 @@ def _table(rows: Sequence[Answered], found: Sequence[int], name: str) -> None:
     event = st.dataframe(
         {
             "Change": [_FLIPS[one.flip] for one in shown],
+            **_found_in(rows, shown),
             "Question": [printable(one.question) for one in shown],
             "Right": [printable(" / ".join(one.right)) for one in shown],
             "Base": [f"{_mark(one.base_right)} {printable(one.base)}" for one in shown],
@@ -81,6 +82,11 @@ def _table(rows: Sequence[Answered], found: Sequence[int], name: str) -> None:
         _opened(shown[ticked[0]])
 
 
+def _found_in(rows: Sequence[Answered], shown: Sequence[Answered]) -> dict[str, list[str]]:
+    """A column with the source in whose training text a question stands, where any does."""
+    return {"In training text": [printable(one.found_in) for one in shown]} if any(one.found_in for one in rows) else {}
+
+
 def _mark(right: float) -> str:
     return "✓" if right == 1 else "✗" if right == 0 else f"{right:.0%}"
 
@@ -88,6 +94,10 @@ def _mark(right: float) -> str:
 def _opened(one: Answered) -> None:
     with st.container(border=True):
         st.text(printable(one.question))
+        if one.found:
+            st.caption(
+                f":material/content_copy: Stands in the training text ({plain(one.found_in)}): “{plain(one.found)}”"
+            )
         for choice in one.choices:
             said = [who for who, answer in (("base", one.base), ("this run", one.final)) if answer == choice]
             note = f" — *{' and '.join(said)}*" if said else ""

@@ -9,6 +9,7 @@ import streamlit as st
 from app import show, state
 from app.words import plain, printable
 from mixcpt import evaluated, questions
+from mixcpt.corpus import corpus_names
 from mixcpt.jobs import Job
 from mixcpt.launching import check_question_files
 from mixcpt.runs import Run
@@ -90,15 +91,24 @@ def _keep(name: str, file: BinaryIO) -> None:
 
 def _form(run: Run) -> None:
     kept = sorted(path.name for path in questions.kept_folder(state.workspace()).glob("*.jsonl"))
-    known = [*questions.BUILTIN_SETS, *kept, *run.config.evaluation.tasks, *st.session_state.get("asked_tasks", [])]
+    corpora = [name for name in corpus_names(state.workspace()) if not name.startswith("builtin-")]
+    probes = questions.probe_entries(corpora)
+    known = [
+        *questions.BUILTIN_SETS,
+        *probes,
+        *kept,
+        *run.config.evaluation.tasks,
+        *st.session_state.get("asked_tasks", []),
+    ]
     st.multiselect(
         "Question sets",
         list(dict.fromkeys(known)),
         accept_new_options=True,
         key="asked_tasks",
-        placeholder="general, atlas, a file, or lm-eval:arc_easy",
-        help="general: built-in four-choice questions. atlas: about the fictional country. Your own files, or type "
-        "lm-eval:NAME for one of lm-eval's tasks, whose questions come from the Hugging Face hub, or the full path of "
+        placeholder="general, probes, a file, or lm-eval:arc_easy",
+        help="general: built-in four-choice questions. atlas: about the fictional country. probes: made of the "
+        "sentences of the run's field, or of any corpus. Your own files, or type lm-eval:NAME for one of lm-eval's "
+        "tasks, whose questions come from the Hugging Face hub, or the full path of "
         "a file on this machine.",
     )
     items, prompts, templates = st.columns([1, 1, 2])

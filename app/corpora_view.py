@@ -159,7 +159,7 @@ def heading(corpus: Corpus) -> None:
 def chosen_view() -> str:
     view = st.segmented_control(
         "View",
-        ["Report", "Read", "Lengths"],
+        ["Report", "Read", "Lengths", "Probes"],
         default="Report",
         required=True,
         key="corpora_view",

@@ -6,11 +6,12 @@ from typing import Any
 
 import streamlit as st
 
-from app import answers_view, asking_view, state
+from app import answers_view, asking_view, probed_view, state
 from app.words import ago, plain, printable
 from mixcpt import evaluated
 from mixcpt.evaluated import CHECKS, MEASURES, FormatLine, Line
 from mixcpt.palette import STAGE_NAMES
+from mixcpt.probed import seen_words
 from mixcpt.runs import Run
 from mixcpt.tasks import NF4_NOTE, lm_eval_commands
 
@@ -26,6 +27,7 @@ def page(run: Run) -> None:
         st.caption("They are asked once the training is done." if asks else "This run asks no questions at its end.")
     if lines:
         _scores(lines, before)
+        probed_view.probed(run)
     if formats:
         _formats(formats)
     for why in evaluated.section(run).get("unavailable", {}).values():
@@ -86,6 +88,7 @@ def _scores(lines: Sequence[Line], before: Sequence[Run]) -> None:
     for line in lines:
         if not line.task.endswith(" (exact)"):
             st.caption(_sentence(line))
+            _seen(line)
 
 
 def _titles(runs: Sequence[Run]) -> list[str]:
@@ -114,6 +117,15 @@ def _sentence(line: Line) -> str:
         f"**{plain(line.task)}**: {line.items} questions. The difference lies between {low:+.0f} and {high:+.0f} "
         f"percentage points (95 % interval), so this {'is ' if line.is_sure else ''}{_SURE[line.is_sure]}."
     )
+
+
+def _seen(line: Line) -> None:
+    """Which of its questions the run has read."""
+    words = plain(seen_words(line.seen, line.items))
+    if line.seen.get("items") and not line.seen["by_construction"]:
+        st.warning(words, icon=":material/content_copy:")
+    elif words:
+        st.caption(words)
 
 
 def _formats(formats: Sequence[FormatLine]) -> None:

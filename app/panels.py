@@ -56,6 +56,7 @@ STATES = {
 WORK = {
     "ingest": "adding a corpus",
     "prepare": "preparing texts",
+    "probes": "making probes",
     "train": "training",
     "evaluate": "asking questions",
     "measure": "measuring again",

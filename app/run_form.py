@@ -14,7 +14,7 @@ from app.drafting import typed
 from app.words import plain, printable
 from mixcpt.corpus import corpus_names
 from mixcpt.drafts import AnyDraft, Guess, as_name
-from mixcpt.questions import BUILTIN_SETS, kept_folder
+from mixcpt.questions import BUILTIN_SETS, kept_folder, probe_entries
 from mixcpt.runs import NAME_LENGTH
 from mixcpt.templates import NAMED, OWN
 
@@ -81,7 +81,11 @@ def settings(
         corpora = [name for name in corpus_names(state.workspace()) if not name.startswith("builtin-")]
         known = {
             "measures.general": ["builtin/general", *corpora],
-            "evaluation.tasks": [*BUILTIN_SETS, *map(str, sorted(kept_folder(state.workspace()).glob("*.jsonl")))],
+            "evaluation.tasks": [
+                *BUILTIN_SETS,
+                *probe_entries(corpora),
+                *map(str, sorted(kept_folder(state.workspace()).glob("*.jsonl"))),
+            ],
             "evaluation.format_source": ["builtin/instructions", *corpora],
             "evaluation.format_templates": [OWN, *NAMED],
         }

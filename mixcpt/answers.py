@@ -17,7 +17,9 @@ from mixcpt.workspace import write_atomic
 @dataclass(frozen=True)
 class Answered:
     """One question and both answers, as texts; of a question with choices these are choices. `right` holds all texts
-    that count as right; `base_right` and `final_right` are 0 or 1, or shares where lm-eval gives such."""
+    that count as right; `base_right` and `final_right` are 0 or 1, or shares where lm-eval gives such. `about` is what
+    the question is about, where several may share that; `found_in` the source in whose training text it stands, and
+    `found` the words of it that do, empty where it was not found."""
 
     question: str
     choices: list[str]
@@ -26,6 +28,9 @@ class Answered:
     final: str
     base_right: float
     final_right: float
+    about: str = ""
+    found_in: str = ""
+    found: str = ""
 
     @property
     def flip(self) -> str:

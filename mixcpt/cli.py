@@ -19,6 +19,7 @@ from mixcpt import (
     cli_evaluate,
     cli_export,
     cli_further,
+    cli_probes,
     cli_measure,
     cli_run,
     cli_select,
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_align.add(commands)
     cli_further.add(commands)
     cli_evaluate.add(commands)
+    cli_probes.add(commands)
     cli_measure.add(commands)
     cli_export.add(commands)
     cli_talk.add(commands)

@@ -18,8 +18,8 @@ def add(commands: Any) -> None:
     one.add_argument(
         "--tasks",
         metavar="A,B",
-        help="general, atlas, lm-eval:NAME or JSONL files of your own, parted by commas; what the run asks at its end "
-        "when neither this nor --format is given",
+        help="general, atlas, probes, probes:CORPUS, lm-eval:NAME or JSONL files, parted by commas; what the run asks "
+        "at its end when neither this nor --format is given",
     )
     one.add_argument("--items", type=at_least(1), metavar="N", help="ask only N of each set; all when not given")
     one.add_argument("--batch-size", type=at_least(1), metavar="N", help="questions at once, in fp32")
@@ -43,7 +43,7 @@ def evaluate(workspace: Workspace, options: argparse.Namespace) -> int:
     else:
         print(f"run {run.id}  {run.title}")
         print_scores(workspace, run)
-    refused = refusals(evaluated.section(run), config)
+    refused = refusals(evaluated.section(run), config, run.config.mixture.domain_sources())
     for why in refused.values():
         say(f"mixcpt: {why}")
     return 1 if refused else 0

@@ -228,6 +228,23 @@ def _scores(run: Run) -> Row:
             f"{task}_majority": final["majority"],
             f"{task}_{'forgetting' if sign < 0 else 'gain'}": sign * gain["difference"],
             f"{task}_{'forgetting' if sign < 0 else 'gain'}_interval": interval,
+        } | _uncontaminated(task, run.results()["evaluation"].get("contamination", {}).get(task, {}))
+    return row
+
+
+def _uncontaminated(task: str, seen: dict[str, Any]) -> Row:
+    """How many of a set's questions stand in what the run read, and its score without them, where any do. Probes that
+    are meant to stand there have no such figures."""
+    if "items" not in seen or seen["by_construction"]:
+        return {}
+    row: Row = {f"{task}_contaminated": len(seen["items"])}
+    if seen["without"]:
+        final, gain = seen["without"]["final"], seen["without"]["gain"]
+        row |= {
+            f"{task}_uncontaminated": final["accuracy"],
+            f"{task}_uncontaminated_interval": final["interval"],
+            f"{task}_uncontaminated_difference": gain["difference"],
+            f"{task}_uncontaminated_difference_interval": gain["interval"],
         }
     return row
 

@@ -141,8 +141,8 @@ def read_by(
     """
     try:
         for one in run.chain():
-            pieces = _samples(one, one.config) if isinstance(one.config, Sft) else _rows(workspace, one, should_stop)
-            for source, text in pieces:
+            read = _samples(one, one.config) if isinstance(one.config, Sft) else _rows(workspace, one, should_stop)
+            for source, text in read:
                 yield one.id, source, text
     except NotFound as problem:
         raise Unavailable(f"What run {run.id} read cannot be looked through: {problem}") from None

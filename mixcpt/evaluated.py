@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mixcpt import probe_sets
 from mixcpt.builtin import require_source
 from mixcpt.config import EvaluationConfig
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.jobs import Job, Jobs
+from mixcpt.probed import pairs, seen_words
 from mixcpt.questions import question_sets
 from mixcpt.runs import Run
 from mixcpt.score_jobs import require_adapter
@@ -39,7 +41,8 @@ class Line:
     frequent answer would score. `before`: per ancestor, first to last, its share, None where it was not asked the same.
 
     measure: what counts as right, see `MEASURES`; else a metric of lm-eval. asked: when and how; empty in runs that
-    were asked by an older version or recorded.
+    were asked by an older version or recorded. seen: which of the questions stand in what the run read
+    (`mixcpt.contamination.look`); empty where nobody looked.
     """
 
     task: str
@@ -55,6 +58,7 @@ class Line:
     chance: float
     majority: float
     asked: dict[str, Any]
+    seen: dict[str, Any]
 
     @property
     def is_sure(self) -> bool:
@@ -106,6 +110,7 @@ def _lines(found: dict[str, Any], others: Sequence[dict[str, Any]], task: str) -
     asked = found.get("asked", {}).get(task, {})
     same = [_same(found, other, task) for other in others]
     common: dict[str, Any] = {key: final[key] for key in ("items", "chance", "majority")} | {"asked": asked}
+    common["seen"] = found.get("contamination", {}).get(task, {})
     yield Line(
         task=task,
         measure=final.get("measure", "acc"),
@@ -170,6 +175,9 @@ def in_words(run: Run) -> list[str]:
             f"{line.task}: {line.base:.1%} → {line.final:.1%}, {100 * line.difference:+.1f} points (95 % {low:+.1f} to "
             f"{high:+.1f}), {line.items} items, chance {line.chance:.0%}, majority {line.majority:.0%}"
         )
+        if line.seen and line.measure != "exact":
+            words.append(f"  {seen_words(line.seen, line.items)}")
+    words += [f"probes of {one.corpus}: {one.words()}" for one in pairs(run)]
     for one in format_lines(run):
         shares = ", ".join(f"{CHECKS[check]} {base:.0%} → {final:.0%}" for check, (base, final) in one.shares.items())
         words.append(
@@ -184,14 +192,15 @@ def require_askable(workspace: Workspace, run: Run, ask: dict[str, Any]) -> Eval
     """What a run would be asked: its own configuration with the fields of `ask` in their place.
 
     Raises:
-        BadInput: the run has no adapter, there is nothing to ask, a set cannot be read, or a field is unknown or out of
-            bounds.
+        BadInput: the run has no adapter, there is nothing to ask, a set cannot be read or made, or a field is unknown
+            or out of bounds.
     """
     require_adapter(run)
     config = override(run.config.evaluation, ask)
     if not config.asks:
         raise BadInput(f"There is nothing to ask run {run.id}: name a question set, for example general.")
     question_sets(config)
+    probe_sets.require(workspace, config.tasks, run.config.mixture.domain_sources())
     if config.format_items:
         require_source(workspace, config.format_source)
     return config

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixcpt import answers, official
+from mixcpt import answers, contamination, official, probe_sets
 from mixcpt.answers import Answered
 from mixcpt.builtin import open_source
 from mixcpt.config import EvaluationConfig
@@ -30,6 +30,7 @@ from mixcpt.settings import override
 from mixcpt.statistics import paired_interval
 from mixcpt.tasks import SAMPLES, lm_eval_commands, write_tasks
 from mixcpt.templates import NAMED, OWN, choose_template
+from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace, now, read_json, write_json
 
 if TYPE_CHECKING:
@@ -96,19 +97,24 @@ class _Evaluation:
         if not config.asks:
             raise BadInput(f"There is nothing to ask run {run.id}: name a question set, for example general.")
         self.sets = question_sets(config)
+        self.domain = run.config.mixture.domain_sources()
+        probe_sets.require(workspace, config.tasks, self.domain)
+        self.probes: dict[str, dict[str, Any]] = {}
         self.unavailable: dict[str, str] = {}
 
     def results(self) -> dict[str, Any]:
         self._load()
         with tempfile.TemporaryDirectory(prefix=".asking-", dir=self.workspace.root) as folder:
             asked, self.unavailable = theirs(self.config)
+            self._make_probes()
             asked = [*ours(self.sets, Path(folder)), *asked]
             base = self._ask(asked, self._ask_base, 0.05, 0.4)
             final = self._ask([one for one in asked if one.name in base], self._ask_run, 0.4, 0.75)
         formats = {name: self._examine(name, exam) for name, exam in self._exams().items()}
         asked = [one for one in asked if one.name in final]
         self._keep(asked, base, final, {name: rows for name, (_, rows) in formats.items()})
-        found = self._merged(asked, base, final, {name: counted for name, (counted, _) in formats.items()})
+        seen = self._look_for([one.name for one in asked])
+        found = self._merged(asked, base, final, {name: counted for name, (counted, _) in formats.items()}, seen)
         self.run.write_results("evaluation", found)
         written: dict[str, Any] = self.run.results()["evaluation"]
         return written
@@ -127,6 +133,20 @@ class _Evaluation:
         self.tokenizer = AutoTokenizer.from_pretrained(str(self.base.folder))
         self.batch_size = batch_size(self.config, self.base.precision)
         self.check()
+
+    def _make_probes(self) -> None:
+        self._progress(0.02, "making questions of the corpus")
+        tokenizer = TextTokenizer.from_folder(self.base.folder)
+        made = probe_sets.asked(self.workspace, self.config, self.domain, tokenizer, self.check)
+        self.sets |= made.sets
+        self.probes = made.facts
+        self.unavailable |= made.unavailable
+
+    def _look_for(self, asked: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Which of the questions stand in what the run read."""
+        self._progress(1.0, "looking for the questions in the training text")
+        memorised = [name for name, facts in self.probes.items() if facts["side"] == "memorised"]
+        return contamination.look(self.workspace, self.run, asked, memorised, should_stop=self.check)
 
     def _heard(self, first: float, last: float, what: str) -> Callable[[float], None]:
         """What is told the share that is done of a part of the work, itself from `first` to `last` of the whole."""
@@ -274,20 +294,17 @@ class _Evaluation:
         base: dict[str, Answers],
         final: dict[str, Answers],
         formats: dict[str, dict[str, Any]],
+        seen: dict[str, dict[str, Any]],
     ) -> dict[str, Any]:
         """The section as it was, with what was asked now in its place."""
         before: dict[str, Any] = self.run.results().get("evaluation", {})
-        how = {
-            "finished": now(),
-            "precision": self.base.precision,
-            "device": self.base.device,
-            "batch_size": self.batch_size,
-        }
+        how = self._how()
         new: dict[str, dict[str, Any]] = {
             "base": {one.name: base[one.name][0].kept() for one in asked},
             "final": {one.name: final[one.name][0].kept() for one in asked},
             "gain": {one.name: _gain(one, base[one.name][0], final[one.name][0]) for one in asked},
-            "asked": {one.name: {**how, **one.facts(), "lm_eval": version("lm_eval")} for one in asked},
+            "asked": {one.name: {**how, **self._facts(one), "lm_eval": version("lm_eval")} for one in asked},
+            "contamination": seen,
             FORMAT: {name: {**counted, **how} for name, counted in formats.items()},
         }
         found = {part: {**before.get(part, {}), **values} for part, values in new.items()}
@@ -296,10 +313,14 @@ class _Evaluation:
         whole = {"finished": how["finished"], "precision": how["precision"], **found}
         return {**whole, "unavailable": unavailable, "commands": commands}
 
+    def _facts(self, one: Asked) -> dict[str, Any]:
+        return one.facts() | ({"probes": self.probes[one.name]} if one.name in self.probes else {})
+
     def _still_unavailable(
         self, before: dict[str, str], asked: Collection[str], formats: Collection[str]
     ) -> dict[str, str]:
-        had = {*asked, *(f"{FORMAT} {name}" for name in formats)}
+        made = {probe_sets.unavailable_name(facts["corpus"]) for facts in self.probes.values()}
+        had = {*asked, *(f"{FORMAT} {name}" for name in formats), *made}
         return {name: why for name, why in {**before, **self.unavailable}.items() if name not in had}
 
 
@@ -327,9 +348,10 @@ def _side_by_side(base: Score, final: Score, questions: Sequence[Question]) -> l
             final=_in_words(question, after),
             base_right=was_right,
             final_right=is_right,
+            about=subject,
         )
-        for question, before, after, was_right, is_right in zip(
-            questions, base.given, final.given, base.correct, final.correct, strict=True
+        for question, before, after, was_right, is_right, subject in zip(
+            questions, base.given, final.given, base.correct, final.correct, about(questions), strict=True
         )
     ]
 
@@ -352,18 +374,20 @@ def run_job(context: "JobContext") -> str:
     run = Runs(context.workspace).get(context.job.run or "")
     config = override(run.config.evaluation, context.job.payload.get("ask", {}))
     results = evaluate(context.workspace, run, config, progress=context.progress, check=context.check)
-    return "; ".join([*scores_in_short(results, config), *refusals(results, config).values()])
+    domain = run.config.mixture.domain_sources()
+    return "; ".join([*scores_in_short(results, config, domain), *refusals(results, config, domain).values()])
 
 
-def refusals(results: dict[str, Any], config: EvaluationConfig) -> dict[str, str]:
-    """Of what `config` asks, what could not be had, and why."""
-    wanted = {*official.tasks(config.tasks), *(f"{FORMAT} {name}" for name in templates_of(config))}
+def refusals(results: dict[str, Any], config: EvaluationConfig, domain: Sequence[str]) -> dict[str, str]:
+    """Of what `config` asks of a run with this field, what could not be had, and why."""
+    probed = map(probe_sets.unavailable_name, probe_sets.corpora(config.tasks, domain))
+    wanted = {*official.tasks(config.tasks), *(f"{FORMAT} {name}" for name in templates_of(config)), *probed}
     return {name: why for name, why in results.get("unavailable", {}).items() if name in wanted}
 
 
-def scores_in_short(results: dict[str, Any], config: EvaluationConfig) -> list[str]:
-    """Of what `config` asks, what came out, set by set."""
-    tasks = [*question_sets(config), *official.tasks(config.tasks)]
+def scores_in_short(results: dict[str, Any], config: EvaluationConfig, domain: Sequence[str]) -> list[str]:
+    """Of what `config` asks of a run with this field, what came out, set by set."""
+    tasks = [*question_sets(config), *probe_sets.task_names(config.tasks, domain), *official.tasks(config.tasks)]
     shares = {
         task: [results[side][task]["accuracy"] for side in ("base", "final")]
         for task in tasks

@@ -154,7 +154,7 @@ def _scored(one: Asked, samples: Sequence[Mapping[str, Any]]) -> tuple[Score, li
     score = Score(
         task=one.name,
         accuracy=sum(correct) / len(correct),
-        interval=_interval(correct, about(one.questions)),
+        interval=interval_over(correct, about(one.questions)),
         items=len(correct),
         chance=chance(one.questions),
         majority=majority(one.questions),
@@ -167,11 +167,12 @@ def _scored(one: Asked, samples: Sequence[Mapping[str, Any]]) -> tuple[Score, li
 
 
 def _share(correct: list[float], questions: Sequence[Question]) -> dict[str, Any]:
-    interval = _interval(correct, about(questions))
+    interval = interval_over(correct, about(questions))
     return {"accuracy": sum(correct) / len(correct), "interval": interval, "correct": correct}
 
 
-def _interval(correct: Sequence[float], subjects: Sequence[str]) -> tuple[float, float]:
+def interval_over(correct: Sequence[float], subjects: Sequence[str]) -> tuple[float, float]:
+    """95 % interval of a share right, over the questions, or over what they are about where several share that."""
     if len(set(subjects)) == len(subjects):
         return share_interval(sum(correct), len(correct))
     return grouped_share_interval(correct, subjects)

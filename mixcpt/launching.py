@@ -134,7 +134,8 @@ def check_question_files(workspace: Workspace, tasks: Iterable[str]) -> None:
     for task in filter(is_file, tasks):
         if not Path(task).is_absolute():
             raise BadInput(
-                f"The question set {task!r} is unknown: take general, atlas, lm-eval:NAME, or the full path of a file."
+                f"The question set {task!r} is unknown: take general, atlas, probes, probes:CORPUS, lm-eval:NAME, or "
+                "the full path of a file."
             )
         check_path(workspace, task)
 
@@ -184,7 +185,7 @@ def preparing(workspace: Workspace, kind: str, **payload: Any) -> Job | None:
 
 
 def prepare(workspace: Workspace, kind: str, **payload: Any) -> Job:
-    """Queue a `doctor`, `fetch` or `prepare` job, unless the same one is queued or running already, from any tab."""
+    """Queue a `doctor`, `fetch`, `prepare` or `probes` job, unless the same is queued or running, from any tab."""
     with locked(workspace.jobs / ".prepare.lock"):
         job = preparing(workspace, kind, **payload)
         if job and job.state in _WAITING:

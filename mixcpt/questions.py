@@ -25,6 +25,8 @@ Question = dict[str, Any]
 """`question`, and `choices` with `answer` (an index), or `answers` (texts); of built-in ones `meta`, the fact."""
 
 BUILTIN_SETS = ("general", "atlas")
+PROBES = "probes"
+"""The entry for probes of the run's own field; with :CORPUS behind it, of that corpus (`mixcpt.probe_sets`)."""
 _TAKEN = ("general", "atlas_recall", "atlas_two_step", "domain")
 """Task names no file may have: the built-in ones, and what `compare` calls the field itself."""
 _SHAPES = {
@@ -37,12 +39,23 @@ _WORDS = {"choice": "a question with choices", "open": "an open question"}
 
 def is_file(entry: str) -> bool:
     """Whether an entry of `evaluation.tasks` is the path of a file, and not a set that has a name."""
-    return entry not in BUILTIN_SETS and not entry.startswith(official.PREFIX)
+    return entry not in BUILTIN_SETS and not entry.startswith(official.PREFIX) and not is_probes(entry)
+
+
+def is_probes(entry: str) -> bool:
+    """Whether an entry of `evaluation.tasks` asks for probes."""
+    return entry == PROBES or entry.startswith(f"{PROBES}:")
+
+
+def probe_entries(corpora: Sequence[str]) -> list[str]:
+    """The entries that ask for probes: of the run's own field, and of each of these corpora."""
+    return [PROBES, *(f"{PROBES}:{name}" for name in corpora)]
 
 
 def question_sets(config: EvaluationConfig) -> dict[str, list[Question]]:
     """The configured sets by task name: `general`, `atlas_recall` and `atlas_two_step`, or a JSONL file's stem. Tasks
-    of lm-eval are not in it (see `official.tasks`), but their names are checked.
+    of lm-eval are not in it (see `official.tasks`), but their names are checked; nor are probes, which are made of a
+    corpus (`mixcpt.probe_sets`).
 
     Raises:
         BadFile: a set is neither built in nor a readable JSONL file of questions, or two sets share a task name.
@@ -59,7 +72,7 @@ def question_sets(config: EvaluationConfig) -> dict[str, list[Question]]:
                 sets[f"atlas_{kind.replace('-', '_')}"] = [q for q in questions if q["kind"] == kind]
         elif is_file(entry):
             task = _task_name(Path(entry))
-            if task in sets or task in taken:
+            if task in sets or task in taken or task.startswith(f"{PROBES}_"):
                 raise BadFile(f"The question set {entry!r} would be called {task!r}, which is taken: rename the file.")
             sets[task] = read_questions(Path(entry))
     return {task: [questions[n] for n in drawn(len(questions), config.items)] for task, questions in sets.items()}

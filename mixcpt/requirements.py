@@ -7,6 +7,7 @@ are chosen.
 
 from typing import Any
 
+from mixcpt import probe_sets
 from mixcpt.builtin import KINDS, require_source
 from mixcpt.corpus import Corpus
 from mixcpt.errors import BadInput, NoTemplate
@@ -30,12 +31,13 @@ def require_parts(
     whether its chain saves a chat template.
 
     Raises:
-        NotFound: a source or the selection is gone. BadInput: its samples are of the other kind, or have no such
-            score. NoTemplate: there is no chat template.
+        NotFound: a source, the selection or a corpus of probes is gone. BadInput: its samples are of the other kind,
+            or have no such score, or probes are asked for but there is no field. NoTemplate: there is no chat template.
     """
     measured = stage.mixture.domain_sources() if isinstance(stage, Sft) else stage.mixture.target_tokens()
     for source in [*measured, stage.measures.general]:
         require_source(workspace, source)
+    probe_sets.require(workspace, stage.evaluation.tasks, stage.mixture.domain_sources())
     if stage.evaluation.format_items:
         source = stage.evaluation.format_source
         _require_kind("instructions", source_kind(workspace, source), f"source {source!r}", "the format is measured on")

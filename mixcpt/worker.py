@@ -32,6 +32,7 @@ HANDLERS = {
     "fetch": "mixcpt.worker:fetch_job",
     "prepare": "mixcpt.worker:prepare_job",
     "ingest": "mixcpt.worker:ingest_job",
+    "probes": "mixcpt.probe_sets:run_job",
     "train": "mixcpt.worker:train_job",
     "evaluate": "mixcpt.evaluation:run_job",
     "measure": "mixcpt.measuring:run_job",

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import corpora_add, corpora_reader, corpora_view
+from app import corpora_add, corpora_reader, corpora_view, probes_view
 
 st.title("Corpora")
 corpus = corpora_view.opened()
@@ -12,6 +12,10 @@ if corpus is None:
     corpora_view.all_corpora()
 else:
     corpora_view.heading(corpus)
-    {"Report": corpora_view.report, "Read": corpora_reader.reader, "Lengths": corpora_view.lengths}[
-        corpora_view.chosen_view()
-    ](corpus)
+    views = {
+        "Report": corpora_view.report,
+        "Read": corpora_reader.reader,
+        "Lengths": corpora_view.lengths,
+        "Probes": probes_view.probes,
+    }
+    views[corpora_view.chosen_view()](corpus)

@@ -27,6 +27,7 @@ LIGHT = [
     *("questions", "official", "matching", "tasks", "grading", "answers", "evaluated", "cli_evaluate"),
     *("measured", "cli_measure", "front", "strengths", "strength_chart"),
     *("exchanges", "wire", "prompts", "service", "serve", "client", "cli_talk"),
+    *("sentences", "cloze", "overlap", "probes", "probe_sets", "probed", "contamination", "cli_probes"),
     *("shards", "teachercache", "teacherstore", "coverage", "cli_cache", "cli_run"),
 ]
 HEAVY = ["torch", "transformers", "peft", "lm_eval", "datasets", "streamlit"]

@@ -62,7 +62,7 @@ def test_every_probe_is_what_it_says(corpus: Corpus) -> None:
     assert len(made.probes) == 40 and made.refused == 0 and all(check.is_at_chance for check in made.checks)
     assert len({one.term for one in made.probes}) == 40, "each term once"
     words = {side: " ".join(doc.text for doc in corpus.documents(side)) for side in ("train", "heldout")}
-    texts = {doc.id: doc.text for side in ("train", "heldout") for doc in corpus.documents(side)}  # type: ignore[attr-defined]
+    texts = {doc.id: doc.text for side in ("train", "heldout") for doc in corpus.documents(side)}
     for one in made.probes:
         assert one.choices[one.answer] == one.term and len(set(one.choices)) == 4 and set(one.choices) <= set(TERMS)
         assert one.counts == [
