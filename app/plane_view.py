@@ -19,7 +19,7 @@ from mixcpt.runs import Run
 RUNS = "../pages/runs.py"
 _OF, _KIND, _FRONT, _TOLERANCE = "compare_plane_of", "compare_kind", "compare_front", "compare_tolerance"
 _SIDES = {"training": "End of training", "anew": "Measured again"}
-_EVERY = "every kind"
+_EVERY = "all"
 
 
 def plane(rows: Sequence[Row], runs: Sequence[Run]) -> None:
@@ -34,6 +34,8 @@ def plane(rows: Sequence[Row], runs: Sequence[Run]) -> None:
         shown = _choose(rows, runs, taken_anew)
         pareto, tolerance = _marks()
         event = show.chart(_figure(_what(shown), pareto, tolerance, shown), key="compare_plane", select=True)
+        if taken_anew and shown:
+            st.caption(_how_sure(shown))
         if tolerance is not None and shown:
             found = within_words(shown, tolerance)
             st.markdown(f"**{plain(found.title)}** {plain(found.words)}.".replace("**** ", ""))
@@ -51,7 +53,7 @@ def _sides(rows: Sequence[Row], runs: Sequence[Run]) -> bool:
 
 def _choose(rows: Sequence[Row], runs: Sequence[Run], taken_anew: bool) -> list[Row]:
     """The rows that are drawn, below the choice of measures; what is missing can be measured from here."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="center"):
         st.segmented_control(
             "Measures",
             list(_SIDES),
@@ -67,7 +69,9 @@ def _choose(rows: Sequence[Row], runs: Sequence[Run], taken_anew: bool) -> list[
                 "General text",
                 [_EVERY, *GENERAL.values()],
                 key=_KIND,
-                width=180,
+                width=165,
+                label_visibility="collapsed",
+                format_func=lambda kind: f"general: {kind}",
                 help="Forgetting of which kind of general text; they are forgotten unequally.",
             )
     job = measures_view.under_way(runs)
@@ -79,8 +83,6 @@ def _choose(rows: Sequence[Row], runs: Sequence[Run], taken_anew: bool) -> list[
     shown, without = strengths.anew(rows, runs, "" if kind == _EVERY else kind)
     if not job:
         _measure_all(rows, runs, without)
-    if shown:
-        st.caption(_how_sure(shown))
     return shown
 
 

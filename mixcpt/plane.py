@@ -52,15 +52,17 @@ def plane(rows: Sequence[Row], *, pareto: bool = False, tolerance: float | None 
     placed = [(number, row) for number, row in numbered(rows) if "forgetting" in row and "domain_gain" in row]
     if not placed:
         return nothing("plane", "Here runs would stand that measured both the field and general text.")
+    across = _span([x for _, row in placed for x, _ in _places(row)] + ([tolerance] if tolerance else []), 0.85, 0.35)
+    up = _span([y for _, row in placed for _, y in _places(row)], left=0.25, right=0.25)
     figure = go.Figure()
+    if pareto:
+        _add_front(figure, [row for _, row in placed], across[1], up[0])
     ends = {row["run"]: row for _, row in placed if "run" in row}
     for number, row in placed:
         if row.get("strengths"):
             _add_strengths(figure, row, run_colour(number), tolerance)
         elif not _add_trail(figure, row, run_colour(number)):
             _add_joint(figure, row, ends.get(row.get("parent") or ""))
-    if pareto:
-        _add_front(figure, [row for _, row in placed])
     figure.add_scatter(
         x=[0], y=[0], mode="markers", marker={"symbol": "diamond", "size": 12, "color": STAGES["base"]},
         showlegend=False, uid="base", hovertemplate="<b>base</b><br>the model before any training<extra></extra>",
@@ -69,8 +71,6 @@ def plane(rows: Sequence[Row], *, pareto: bool = False, tolerance: float | None 
     for number, row in placed:
         _add_end(figure, number, row, in_legend=first[number] == row["run"], tolerance=tolerance)
     _add_means(figure, placed)
-    across = _span([x for _, row in placed for x, _ in _places(row)] + ([tolerance] if tolerance else []), 0.85, 0.35)
-    up = _span([y for _, row in placed for _, y in _places(row)], left=0.25, right=0.25)
     frame(figure, "plane", height=474)
     labels, all_fit = _labels(placed, across, up)
     annotations = [*_quadrants(), *labels]  # at once: Plotly checks all of them again at every one that is added
@@ -126,13 +126,15 @@ def _add_strengths(figure: go.Figure, row: Row, colour: str, tolerance: float | 
     )
 
 
-def _add_front(figure: go.Figure, rows: Sequence[Row]) -> None:
-    """The stairs of what nothing beats: right of each place its gain is the most that can be had."""
+def _add_front(figure: go.Figure, rows: Sequence[Row], right: float, bottom: float) -> None:
+    """The stairs of what nothing beats, from `bottom` up to the place that forgets least, and on to the `right`: what
+    lies below them is beaten."""
     best = front.pareto(front.places(rows))
+    names = [label(front.name(place)) for place in best]
     figure.add_scatter(
-        x=[place.forgetting for place in best],
-        y=[place.gain for place in best],
-        customdata=[label(front.name(place)) for place in best],
+        x=[best[0].forgetting, *(place.forgetting for place in best), right],
+        y=[bottom, *(place.gain for place in best), best[-1].gain],
+        customdata=[names[0], *names, names[-1]],
         mode="lines",
         line={"color": NEUTRAL, "width": 2, "shape": "hv"},
         opacity=0.8,
@@ -276,6 +278,7 @@ def _labels(
     points = [_pixels(x, y, across, up) for _, row in placed for x, y in _places(row)]
     base_x, base_y = _pixels(0, 0, across, up)
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in [*points, (base_x, base_y)]]
+    taken += [box for _, row in placed for box in _bar_boxes(row, across, up)]
     lines = [(base_x - 8, 0.0, base_x + 8, _HEIGHT), (0.0, base_y - 2, _WIDTH, base_y + 2)]
     found = []
     for row in best.values():
@@ -292,6 +295,17 @@ def _labels(
 
 
 _Box = tuple[float, float, float, float]
+
+
+def _bar_boxes(row: Row, across: tuple[float, float], up: tuple[float, float]) -> list[_Box]:
+    """Where the error bars of an end point lie."""
+    if "forgetting_interval" not in row or "domain_gain_interval" not in row:
+        return []
+    (x, y), (less, more) = (row["forgetting"], row["domain_gain"]), row["forgetting_interval"]
+    low, high = row["domain_gain_interval"]
+    left, bottom, right, top = *_pixels(less, low, across, up), *_pixels(more, high, across, up)
+    middle_x, middle_y = _pixels(x, y, across, up)
+    return [(left, middle_y - 4, right, middle_y + 4), (middle_x - 4, bottom, middle_x + 4, top)]
 
 
 def _pixels(x: float, y: float, across: tuple[float, float], up: tuple[float, float]) -> tuple[float, float]:

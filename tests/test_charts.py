@@ -207,9 +207,23 @@ def test_strengths_are_a_dotted_line_from_the_base_with_a_point_each() -> None:
 def test_the_front_is_drawn_when_asked_for_over_runs_and_strengths() -> None:
     rows = [strong(1), row(2, domain_gain=0.45, forgetting=0.3), row(3, domain_gain=0.6, forgetting=0.4)]
     assert "front" not in [trace.uid for trace in charts.plane(rows).data]
-    front = of(charts.plane(rows, pareto=True), "front")
-    assert (list(front.x), list(front.y), front.line.shape) == ([0, 0.05, 0.25, 0.4], [0, 0.4, 0.5, 0.6], "hv")
-    assert list(front.customdata) == ["base", "arm 1 at strength 0.5", "arm 1", "arm 3"]
+    figure = charts.plane(rows, pareto=True)
+    front = of(figure, "front")
+    assert (list(front.x[1:-1]), list(front.y[1:-1])) == ([0, 0.05, 0.25, 0.4], [0, 0.4, 0.5, 0.6])
+    assert list(front.customdata[1:-1]) == ["base", "arm 1 at strength 0.5", "arm 1", "arm 3"]
+    assert front.line.shape == "hv"
+    assert (front.x[0], front.y[0]) == (0, figure.layout.yaxis.range[0]), "up from below at what forgets least"
+    assert (front.x[-1], front.y[-1]) == (figure.layout.xaxis.range[1], 0.6), "and on to the right"
+
+
+def test_labels_keep_off_error_bars() -> None:
+    """The bar to the right of the point is as long as the label, so that stands elsewhere."""
+    plain, wide = row(1), strong(1) | {"forgetting_interval": (0.0, 0.6)}
+    shifts = [
+        next(one.yshift for one in charts.plane([shown]).layout.annotations if one.text == "arm 1")
+        for shown in (plain, wide)
+    ]
+    assert abs(shifts[0]) < 8 < abs(shifts[1])
 
 
 def test_what_forgets_more_than_is_accepted_is_dimmed() -> None:
