@@ -17,7 +17,6 @@ Without a GPU `--device cpu --shapes tiny` walks the same path.
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -25,8 +24,6 @@ import sys
 from typing import Any
 
 from step import matrix_speed, timed, usual_loss
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {

@@ -6,7 +6,8 @@ Every arm reads the same documents of the built-in sources in the same order and
 of its own (so its peak memory is its own), and the arms take turns. *usual* is what is written today: a second copy of
 the model as the teacher, a padded batch of the documents of each step, whole fp32 logits of both, a clone for the swap,
 and kl_div. *trl* is SFTTrainer with plain cross-entropy on the same documents, padded. The first step of each warms up
-and is left out. Tokens are those of documents; padding is none.
+and is left out. Tokens are those of documents; padding is none. The steps are the first of a mixture of ordinary
+length, whose rows are as full as those of a real run.
 
 `floor` is the time that the arithmetic takes at this machine's matrix-product speed, measured between the arms; `share`
 is floor over time. LSSD over CE is shown beside the ratio of their arithmetic.
@@ -26,7 +27,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from mixcpt.processes import THREADS
+
+os.environ.update(THREADS | os.environ)  # as a run is started, for all arms
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from mixcpt.stages import Stage
     from mixcpt.workspace import Workspace
 
+MIXTURE = 40_000
+"""Tokens of the mixture whose first steps are taken."""
 ARMS = ("ce", "lssd", "warm", "usual", "trl")
 WORDS = {
     "ce": "ours, CE alone",
@@ -147,9 +152,9 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     workspace = Workspace(options.home)
     stage = stage_of(options)
     if options.arm in ("usual", "trl"):
-        tokens, seconds = (usual if options.arm == "usual" else trl)(workspace, stage)
+        tokens, seconds = (usual if options.arm == "usual" else trl)(workspace, stage, options.steps)
     else:
-        tokens, seconds = ours(workspace, stage)
+        tokens, seconds = ours(workspace, stage, options.steps)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"speed": sum(tokens[1:]) / sum(seconds[1:]), "memory": memory, "operations": operations(workspace, stage)}
 
@@ -164,7 +169,7 @@ def stage_of(options: argparse.Namespace) -> "Stage":
         {
             "model": {"name": options.model, "precision": options.precision, "device": "cpu"},
             "mixture": {
-                "budget_tokens": options.steps * options.rows * options.row_tokens,
+                "budget_tokens": max(MIXTURE, options.steps * options.rows * options.row_tokens),
                 "row_tokens": options.row_tokens,
                 "sources": [
                     {"source": "builtin/atlas", "share": 60, "domain": True},
@@ -192,27 +197,36 @@ def operations(workspace: "Workspace", stage: "Stage") -> float:
     return estimate.operations(stage, shape, 1, cached=float(stage.training.teacher_cache))
 
 
-def ours(workspace: "Workspace", stage: "Stage") -> tuple[list[int], list[float]]:
+def ours(workspace: "Workspace", stage: "Stage", count: int) -> tuple[list[int], list[float]]:
     """Tokens and seconds of each step. With the teacher's cache the first turn only fills it, and another follows."""
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
     from mixcpt.runs import Runs
     from mixcpt.training import train
 
+    class Stop(TrainerCallback):
+        def on_step_end(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        ) -> None:
+            control.should_training_stop = state.global_step >= count
+
     run = Runs(workspace).create(stage, experiment="bench-step")
-    train(workspace, run, say=lambda text: None)
+    train(workspace, run, say=lambda text: None, callbacks=(Stop(),))
     steps = run.losses()
     if stage.training.teacher_cache and sum(step["cached_tokens"] for step in steps) < 0.9 * steps[-1]["tokens"]:
-        return ours(workspace, stage)
+        return ours(workspace, stage, count)
     read = [step["tokens"] for step in steps]
     return [b - a for a, b in itertools.pairwise([0, *read])], [step["seconds"] for step in steps]
 
 
-def documents(workspace: "Workspace", stage: "Stage") -> Iterator[list["Tensor"]]:
-    """The segments of each step's rows, as they are packed by us."""
+def documents(workspace: "Workspace", stage: "Stage", count: int) -> Iterator[list["Tensor"]]:
+    """The segments of the rows of each of the first steps, as they are packed by us."""
     import torch
 
     mixture = mixture_of(workspace, stage)
-    for first in range(0, len(mixture), stage.training.rows_per_step):
-        rows = [mixture[index] for index in range(first, min(first + stage.training.rows_per_step, len(mixture)))]
+    at_once = stage.training.rows_per_step
+    for first in range(0, min(len(mixture), count * at_once), at_once):
+        rows = [mixture[index] for index in range(first, min(first + at_once, len(mixture)))]
         yield [
             torch.from_numpy(row.ids[row.segment == number]).long()
             for row in rows
@@ -242,7 +256,7 @@ def lora(stage: "Stage") -> Any:
     return LoraConfig(task_type="CAUSAL_LM", r=adapter.rank, lora_alpha=int(adapter.alpha), target_modules="all-linear")
 
 
-def usual(workspace: "Workspace", stage: "Stage") -> tuple[list[int], list[float]]:
+def usual(workspace: "Workspace", stage: "Stage", count: int) -> tuple[list[int], list[float]]:
     import torch
     from peft import get_peft_model
     from torch.nn.utils.rnn import pad_sequence
@@ -252,7 +266,7 @@ def usual(workspace: "Workspace", stage: "Stage") -> tuple[list[int], list[float
     weights = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=stage.training.learning_rate, weight_decay=0.0)
     tokens, seconds = [], []
-    for parts in documents(workspace, stage):
+    for parts in documents(workspace, stage, count):
         started = time.perf_counter()
         ids = pad_sequence(parts, batch_first=True)
         mask = pad_sequence([torch.ones_like(part) for part in parts], batch_first=True)
@@ -285,13 +299,13 @@ def usual_loss(student: "Tensor", teacher: "Tensor", labels: "Tensor") -> "Tenso
     return F.cross_entropy(student, flat, ignore_index=-100) + (kl * counted).sum() / counted.sum()
 
 
-def trl(workspace: "Workspace", stage: "Stage") -> tuple[list[int], list[float]]:
+def trl(workspace: "Workspace", stage: "Stage", count: int) -> tuple[list[int], list[float]]:
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    steps = list(documents(workspace, stage))
+    steps = list(documents(workspace, stage, count))
     parts = [part.tolist() for step in steps for part in step]
     at_once = max(1, round(len(parts) / len(steps)))
     ends: list[float] = []

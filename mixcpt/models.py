@@ -28,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from mixcpt import doctor, machine, vocabulary
+from mixcpt.attention import attend_in_tiles
 from mixcpt.config import AdapterConfig, ModelConfig
 from mixcpt.errors import BadConfig, BadFile, Unavailable
 from mixcpt.heads import output_head, verify_head
@@ -121,6 +122,7 @@ def load_base(folder: Path, device: str, precision: str) -> PreTrainedModel:
     else:
         model = model.to(device)
     model.config.use_cache = False
+    attend_in_tiles(model)
     return cast(PreTrainedModel, model.eval().requires_grad_(False))
 
 

@@ -13,11 +13,12 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from mixcpt.corpus import ingest_records
+from mixcpt.processes import THREADS
 from mixcpt.records import Record
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as workers have it; before torch is imported anywhere
+os.environ.update(THREADS | os.environ)  # as workers have it; before torch is imported anywhere
 
 _SHARED = Path(__file__).parents[2] / "shared" / "data"
 
