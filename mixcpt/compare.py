@@ -125,6 +125,7 @@ def _row(run: Run, domain_tokens: int | None) -> Row:
         "learning_rate": config.training.learning_rate,
         "settings": _settings_but_seeds(run),
         "measured_on": config.measures.on,
+        "field": ", ".join(field_of(run)),
         "tokens": point["tokens"],
         "tokens_before": tokens_before(run),
         "domain_tokens": round(point["tokens"] * share + sum(tokens_read(one) * domain_share(one) for one in earlier)),

@@ -43,7 +43,7 @@ def matrix_chart(matrix: Matrix) -> go.Figure:
         )
     )
     frame(figure, NAME, height=120 + _HIGH * len(matrix.lines))
-    figure.update_layout(showlegend=False, margin={"t": 64})
+    figure.update_layout(showlegend=False)
     figure.update_xaxes(side="top", showgrid=False, title_text="", type="category")
     figure.update_yaxes(autorange="reversed", showgrid=False, title_text="", type="category", automargin=True)
     for row in rows:

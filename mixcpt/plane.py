@@ -210,7 +210,7 @@ def _add_trail(figure: go.Figure, row: Row, colour: str) -> bool:
 
 def _add_joint(figure: go.Figure, row: Row, parent: Row | None) -> None:
     """A straight line from the end of the run that this one continues."""
-    if parent is None:
+    if parent is None or parent.get("field") != row.get("field"):  # gains in two fields are no one way
         return
     figure.add_scatter(
         x=[parent["forgetting"], row["forgetting"]], y=[parent["domain_gain"], row["domain_gain"]], mode="lines",

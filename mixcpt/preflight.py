@@ -115,7 +115,7 @@ def _before(flight: _Knowledge) -> Iterator[Finding]:
         yield Finding(
             "note",
             f"Nothing of {listed(lost)} is read again, so it may be forgotten: mix a little of it in, or see "
-            "afterwards what became of it (Over several adaptations, on the run's page).",
+            "afterwards what became of it (tab Adaptations of the run's page).",
         )
     if flight.stage.adapter.vocabulary:
         yield Finding(

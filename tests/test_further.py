@@ -334,6 +334,12 @@ def test_every_field_of_a_chain_has_its_line_and_its_base(workspace: Workspace) 
     assert len(general) == 2 and general[0].y[-1] == general[1].y[0]
 
 
+def test_gains_in_two_fields_are_not_joined_on_the_plane(workspace: Workspace) -> None:
+    rows = compare(chain_of_fields(workspace))
+    assert [row["field"] for row in rows] == ["builtin/atlas", "wells"]
+    assert not [trace for trace in charts.plane(rows).data if trace.mode == "lines"]
+
+
 def test_journal_card_and_commands_tell_what_is_continued(workspace: Workspace) -> None:
     first, second = chain_of_fields(workspace)
     (told,) = [entry for entry in journal(workspace, "trial") if entry.kind == "launch" and entry.run == second.id]
