@@ -62,6 +62,7 @@ WORK = {
     "measure": "measuring again",
     "score": "scoring",
     "export": "exporting",
+    "study": "a study",
     "doctor": "measuring this machine",
     "fetch": "fetching a model",
 }

@@ -41,17 +41,22 @@ class Card:
         return f"{self.one} against {self.other}"
 
 
-def cards(workspace: Workspace, pairs: Sequence[Pair], domain_tokens: int | None = None) -> list[Card]:
-    """A card for each pair of arms. `domain_tokens` is where their curves were read, as in `compare.compare`.
+def cards(
+    workspace: Workspace, pairs: Sequence[Pair], domain_tokens: int | None = None, command: str = ""
+) -> list[Card]:
+    """A card for each pair of arms. `domain_tokens` is where their curves were read, as in `compare.compare`;
+    `command` is what gives the figures again where that is not `mixcpt compare`.
 
     Raises:
         NotFound: a run was deleted meanwhile.
     """
     told = claims(pairs)
-    return [card(workspace, pair, own, domain_tokens) for pair, own in zip(pairs, told, strict=True)]
+    return [card(workspace, pair, own, domain_tokens, command) for pair, own in zip(pairs, told, strict=True)]
 
 
-def card(workspace: Workspace, pair: Pair, own: Sequence[Claim], domain_tokens: int | None = None) -> Card:
+def card(
+    workspace: Workspace, pair: Pair, own: Sequence[Claim], domain_tokens: int | None = None, command: str = ""
+) -> Card:
     """The card of a pair whose claims are known, for they are corrected for all pairs that are shown together. Raises
     as `cards`."""
     one, other = pair
@@ -64,7 +69,7 @@ def card(workspace: Workspace, pair: Pair, own: Sequence[Claim], domain_tokens: 
         tuple(cautions([one, other])),
         tuple(_facts(workspace, one, other, domain_tokens)),
         tuple(_settings(workspace, one, other)),
-        f"mixcpt compare {ids} --claims --against {shlex.quote(title_of(other))}{point}",
+        command or f"mixcpt compare {ids} --claims --against {shlex.quote(title_of(other))}{point}",
     )
 
 

@@ -19,11 +19,12 @@ from mixcpt import (
     cli_evaluate,
     cli_export,
     cli_further,
-    cli_probes,
     cli_measure,
+    cli_probes,
     cli_run,
     cli_select,
     cli_show,
+    cli_study,
     cli_talk,
 )
 from mixcpt.commands import at_least as _at_least
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_export.add(commands)
     cli_talk.add(commands)
     cli_cache.add(commands)
+    cli_study.add(commands)
     _add_findings(commands)
     _add_app(commands)
     return parser

@@ -122,7 +122,7 @@ def as_html(runs: Sequence[Run], domain_tokens: int | None = None) -> str:
     parts += [Heading("Gain against forgetting"), charts.plane(rows)]
     for name, measure in MEASURES.items():
         parts += [Heading(f"Over tokens: {measure.axis}"), charts.forgetting_curves(rows, name)]
-    parts += [Heading("Differences to the base"), _differences(arms), HOW_TO_READ]
+    parts += [Heading("Differences to the base"), differences_table(arms), HOW_TO_READ]
     if any(key.endswith("_accuracy") for arm in arms for key in arm):
         parts += [Heading("Questions"), charts.questions(arms)]
     settings = settings_table(runs, rows)
@@ -136,7 +136,7 @@ def as_html(runs: Sequence[Run], domain_tokens: int | None = None) -> str:
     return charts.as_html(parts, "Runs compared")
 
 
-def _differences(arms: Sequence[Row]) -> Table:
+def differences_table(arms: Sequence[Row]) -> Table:
     shown = columns(arms)
     heads = ["Arm", "Seeds", *(f"{column.title} ({column.unit})" for column in shown)]
     lines = [

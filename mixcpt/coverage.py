@@ -88,6 +88,15 @@ def coverage(workspace: Workspace, stage: Stage, folder: Path, facts: Machine, w
     Raises:
         Unavailable: this machine cannot do it.
     """
+    segments = segments_of(workspace, stage, folder)
+    if segments is None:
+        return None
+    room_tokens = teachercache.limit(workspace) / (shards.BYTES * width)
+    return cover(segments, known(workspace, origin_of(stage, folder, facts)), room_tokens)
+
+
+def segments_of(workspace: Workspace, stage: Stage, folder: Path) -> SegmentKeys | None:
+    """What `stage` would look for in the cache; `folder` is its model's. None as of `coverage`."""
     tokenizer_stamp = stamp(str(folder / "tokenizer.json"))
     if not stage.uses_teacher_cache or tokenizer_stamp is None or stage.mixture.total_tokens() > MOST_TOKENS:
         return None
@@ -98,15 +107,13 @@ def coverage(workspace: Workspace, stage: Stage, folder: Path, facts: Machine, w
     except BadInput:  # a source or an end token is missing, or the settings are damaged: others tell
         return None
     texts = tuple(builtin.fingerprint(workspace, name) for name in sorted(stage.mixture.target_tokens()))
-    segments = _segments(
+    return _segments(
         workspace.root,
         stage.mixture.model_dump_json(),
         stage.measures.on == "validation",
         folder,
         (*texts, tokenizer_stamp),
     )
-    room_tokens = most / (shards.BYTES * width)
-    return cover(segments, _known(workspace, origin_of(stage, folder, facts)), room_tokens)
 
 
 def origin_of(stage: Stage, folder: Path, facts: Machine) -> Origin:
@@ -120,7 +127,8 @@ def origin_of(stage: Stage, folder: Path, facts: Machine) -> Origin:
     return Origin(stage.model.name, model_fingerprint(folder), device, precision, compute)
 
 
-def _known(workspace: Workspace, origin: Origin) -> set[bytes]:
+def known(workspace: Workspace, origin: Origin) -> set[bytes]:
+    """The keys of all segments whose states are kept."""
     folder = workspace.teacher_cache / origin.folder
     stamps = tuple((name, stamp(str(shards.index_path(folder, name)))) for name in shards.names(folder))
     return _keys_in(folder, stamps)

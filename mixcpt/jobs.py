@@ -27,7 +27,7 @@ from mixcpt.errors import BadInput, Damaged, NotFound
 from mixcpt.stamps import Kept
 from mixcpt.workspace import Workspace, building, locked, new_id, now, read_json, write_atomic, write_json
 
-KINDS = ("doctor", "fetch", "prepare", "ingest", "probes", "train", "evaluate", "measure", "score", "export")
+KINDS = ("doctor", "fetch", "prepare", "ingest", "probes", "train", "evaluate", "measure", "score", "export", "study")
 ACCELERATOR_KINDS = {"train", "evaluate", "measure", "score"}
 FINAL = {"done", "failed", "cancelled"}
 

@@ -3,11 +3,12 @@
 Only small files are read: the model's configuration, manifests, what was measured of the machine.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mixcpt import machine
-from mixcpt.coverage import Coverage, coverage
+from mixcpt.coverage import Coverage, cover, coverage, known, origin_of, segments_of
 from mixcpt.estimate import Estimate, SampleSizes, Shape, estimate, operations, require_memory, shape_of
 from mixcpt.machine import Machine
 from mixcpt.modelstore import ensure_model, find_folder
@@ -52,6 +53,35 @@ def estimate_stage(workspace: Workspace, stage: AnyStage, sizes: SampleSizes | N
     return _fitting(stage, _outlook(workspace, stage, folder, machine.here(workspace), sizes))
 
 
+def estimate_in_turn(workspace: Workspace, stages: Sequence[AnyStage]) -> list[Estimate] | None:
+    """The estimates of stages that are trained one after the other and share the teacher cache: what an earlier one
+    had computed is at hand for the later ones. None while a model is not there or the machine not measured.
+
+    Raises:
+        TooLittle: one cannot fit. Unavailable: this machine cannot do it. NotFound: a selection is gone.
+    """
+    facts = machine.read(workspace)
+    held: dict[str, set[bytes]] = {}
+    found = []
+    for stage in stages:
+        folder = find_folder(workspace, stage.model.name)
+        if facts is None or folder is None:
+            return None
+        here = _outlook(workspace, stage, folder, facts)
+        segments = segments_of(workspace, stage, folder) if isinstance(stage, Stage) else None
+        if isinstance(stage, Stage) and segments is not None:
+            origin = origin_of(stage, folder, facts)
+            at_hand = held.setdefault(origin.folder, set(known(workspace, origin)))
+            cached = cover(segments, at_hand).saved
+            at_hand.update(segments.keys)
+            device, precision = here.device, here.precision
+            gflops = _cpu_gflops(facts, device, precision)
+            needed = estimate(stage, here.shape, device=device, precision=precision, gflops=gflops, cached=cached)
+            here = replace(here, needed=needed)
+        found.append(_fitting(stage, here))
+    return found
+
+
 def estimate_run(workspace: Workspace, run: Run) -> Estimate:
     """As `estimate_stage`, of a run, by the samples that it has chosen already."""
     return estimate_stage(workspace, run.config, pinned_sizes(run))
@@ -72,9 +102,7 @@ def _outlook(
     workspace: Workspace, stage: AnyStage, folder: Path, facts: Machine, sizes: SampleSizes | None = None
 ) -> Outlook:
     device, precision = machine.resolve(stage.model, facts)
-    gflops = None
-    if device == "cpu":
-        gflops = facts.timings.bf16 if precision == "bf16" else facts.timings.fp32
+    gflops = _cpu_gflops(facts, device, precision)
     shape = shape_of(folder)
     if isinstance(stage, Sft) and sizes is None:
         sizes = sample_sizes(workspace, stage)
@@ -84,6 +112,13 @@ def _outlook(
     needed = replace(needed, at_hand=cover.share if cover else None)
     free = facts.cuda.memory_free_gb if device == "cuda" and facts.cuda else facts.memory_available_gb
     return Outlook(needed, free * 1e9, device, precision, shape, sizes, cover)
+
+
+def _cpu_gflops(facts: Machine, device: str, precision: str) -> float | None:
+    """The measured speed that an estimate is made with; None on a GPU."""
+    if device != "cpu":
+        return None
+    return facts.timings.bf16 if precision == "bf16" else facts.timings.fp32
 
 
 @dataclass(frozen=True)

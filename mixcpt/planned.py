@@ -73,4 +73,4 @@ def _chains(recipe: Recipe, tuned: dict[str, float]) -> Iterator[tuple[str, list
         yield "", recipe.chain(recipe.cpt)
     for arm in recipe.arms:
         chosen = {recipe.tune.field: tuned[arm.tuned] * arm.times} if recipe.tune and arm.tuned else {}
-        yield arm.name, recipe.chain(override(recipe.cpt, chosen), arm.set)
+        yield arm.name, recipe.chain(override(recipe.cpt, chosen), arm.set, arm.ends)

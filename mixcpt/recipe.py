@@ -68,6 +68,9 @@ class Arm(Config):
     times: float = setting(
         1.0, label="Times", gt=0, help="Multiplies the tuned value, for example 0.5 for half the rate."
     )
+    ends: Literal["cpt", "sft"] | None = setting(
+        None, label="Ends with", help="The last stage of this arm, where it leaves out those after it; empty: all."
+    )
 
 
 class Tuning(Config):
@@ -122,16 +125,19 @@ class Recipe(Config):
         None, label="Time limit", unit="minutes", gt=0, help="Refuses to start a run that is estimated to take longer."
     )
 
-    def chain(self, cpt: Stage, changes: dict[str, Any] | None = None) -> list[AnyStage]:
+    def chain(
+        self, cpt: Stage, changes: dict[str, Any] | None = None, ends: Literal["cpt", "sft"] | None = None
+    ) -> list[AnyStage]:
         """The resolved stages, first to last: `cpt` under the dotted `changes`, then what the recipe and they say of
-        the stages after it.
+        the stages after it, up to the one that it `ends` with.
 
         Raises:
             BadConfig: an unknown setting or a contradiction.
         """
         parts = _parts(changes or {})
         found: list[AnyStage] = [*self._knowledge(cpt, parts)]
-        for name, given in (("sft", self.sft), ("dpo", self.dpo)):
+        later = {"cpt": [], "sft": [("sft", self.sft)]}.get(ends or "", [("sft", self.sft), ("dpo", self.dpo)])
+        for name, given in later:
             if given is not None:
                 found.append(_following(found[-1], name, given, parts[name]))
             elif parts[name]:
@@ -164,7 +170,7 @@ class Recipe(Config):
         for arm in self.arms:
             if arm.tuned is not None and arm.tuned not in groups:
                 raise ValueError(f"arm {arm.name!r} is tuned like {arm.tuned!r}, but tune.groups has {sorted(groups)}")
-            self.chain(self.cpt, arm.set)
+            self.chain(self.cpt, arm.set, arm.ends)
         for name, changes in groups.items():
             stage = override(self.cpt, changes)
             if not stage.mixture.domain_sources():

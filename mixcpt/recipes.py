@@ -26,7 +26,7 @@ from mixcpt.requirements import require_parts
 from mixcpt.runs import Run, Runs
 from mixcpt.settings import override
 from mixcpt.stages import Stage
-from mixcpt.submission import finish, submit_run
+from mixcpt.submission import finish, go_on, identity, made_before
 from mixcpt.supervisor import OnChange, Supervisor
 from mixcpt.tuning import Say, trial, tune, untuned
 from mixcpt.workspace import Workspace
@@ -180,20 +180,31 @@ def submit_ingest(workspace: Workspace, spec: CorpusSpec, folder: Path, model: s
     return Jobs(workspace).submit("ingest", payload, label=spec.name)
 
 
-def launch(workspace: Workspace, recipe: Recipe, tuned: dict[str, float], guess: Guess | None = None) -> Plan:
-    """Create and queue the runs of every arm and seed; a guess is kept with those that end an arm."""
+def launch(
+    workspace: Workspace,
+    recipe: Recipe,
+    tuned: dict[str, float],
+    guess: Guess | None = None,
+    *,
+    going_on: bool = False,
+) -> Plan:
+    """Create and queue the runs of every arm and seed; a guess is kept with those that end an arm. When `going_on`,
+    runs of the experiment that are just what is wanted are taken instead of made again: those that stopped go on from
+    where they were."""
     plan = Plan()
+    there = made_before(workspace, recipe.name) if going_on else {}
     for seed in recipe.seeds_or_none():
         made: list[Run] = []
         for one in planned(recipe, tuned, seed):
             parent = recipe.parent if one.before is None else made[one.before].id
-            run = Runs(workspace).create(
+            wanted = identity(workspace, one.stage, one.arm, parent)
+            run = there.get(wanted) or Runs(workspace).create(
                 one.stage, experiment=recipe.name, arm=one.arm, parent=parent, recipe=recipe.name, name=one.name
             )
             if guess and one.last:
                 guesses.keep(run, guess)
             made.append(run)
-            plan.add(run, submit_run(workspace, run))
+            plan.add(run, go_on(workspace, run))
     return plan
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from mixcpt.errors import BadInput, MixcptError
 from mixcpt.jobs import Job, Jobs, is_part_of_run
+from mixcpt.lineage import continuing
 from mixcpt.runs import Run, Runs
 from mixcpt.samples import needs_scores, score_payload
-from mixcpt.settings import override
-from mixcpt.stages import Sft
+from mixcpt.settings import override, to_yaml
+from mixcpt.stages import AnyStage, Sft
 from mixcpt.supervisor import OnChange, Supervisor
 from mixcpt.workspace import Workspace
 
@@ -103,6 +104,26 @@ def _waiting_for(jobs: Jobs, these: list[Job]) -> list[Job]:
             reached.add(job.id)
             found.append(job)
     return found
+
+
+def go_on(workspace: Workspace, run: Run) -> list[Job]:
+    """Bring a run into the queue wherever it stands: a stopped one is resumed, any other has its jobs or gets them."""
+    return resume(workspace, run) if run.state(Jobs(workspace)) in STOPPED else submit_run(workspace, run)
+
+
+Identity = tuple[str, str | None, str]
+
+
+def identity(workspace: Workspace, stage: AnyStage, arm: str, parent: str | None) -> Identity:
+    """What makes a run the same as another of its experiment: its arm, what it continues, and all settings."""
+    before = Runs(workspace).get(parent) if parent else None
+    return arm, parent, to_yaml(continuing(stage, before))
+
+
+def made_before(workspace: Workspace, experiment: str) -> dict[Identity, Run]:
+    """The runs of an experiment by their identity; of several alike the last."""
+    found = [run for run in Runs(workspace).all() if run.info.experiment == experiment]
+    return {(run.info.arm, run.info.parent, to_yaml(run.config)): run for run in found}
 
 
 def rerun(workspace: Workspace, run: Run, changes: dict[str, Any] | None = None) -> tuple[Run, list[Job]]:

@@ -12,7 +12,7 @@ from mixcpt.recipe import Recipe
 from mixcpt.runs import Run, Runs
 from mixcpt.settings import override
 from mixcpt.stages import Stage
-from mixcpt.submission import finish, submit_run
+from mixcpt.submission import Identity, finish, go_on, identity, made_before
 from mixcpt.supervisor import OnChange, Supervisor
 from mixcpt.workspace import Workspace, read_json, write_json
 
@@ -25,10 +25,17 @@ def untuned(recipe: Recipe) -> dict[str, float]:
 
 
 def tune(
-    workspace: Workspace, recipe: Recipe, supervisor: Supervisor, say: Say, on_change: OnChange
+    workspace: Workspace,
+    recipe: Recipe,
+    supervisor: Supervisor,
+    say: Say,
+    on_change: OnChange,
+    *,
+    going_on: bool = False,
 ) -> dict[str, float]:
     """The value found per tuning group: lowest domain bits per byte on validation documents, all else as the recipe;
-    empty when there is nothing to tune."""
+    empty when there is nothing to tune. When `going_on`, tries of the experiment that were begun before are finished
+    instead of begun again."""
     if recipe.tune is None:
         return {}
     kept = workspace.experiments / recipe.name / "tuning.json"
@@ -36,12 +43,13 @@ def tune(
     if kept.exists() and read_json(kept)["question"] == question:
         chosen: dict[str, float] = read_json(kept)["chosen"]
         return chosen
+    there = made_before(workspace, recipe.name) if going_on else {}
     tries = {
-        (group, value): _try(workspace, recipe, group, value)
+        (group, value): _try(workspace, recipe, group, value, there)
         for group in recipe.tune.groups
         for value in recipe.tune.values
     }
-    jobs = [job for run in tries.values() for job in submit_run(workspace, run)]
+    jobs = [job for run in tries.values() for job in go_on(workspace, run)]
     for run in tries.values():
         say(f"run {run.id}  {run.info.arm}")
     finish(jobs, supervisor, on_change)
@@ -77,9 +85,11 @@ def _question(workspace: Workspace, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _try(workspace: Workspace, recipe: Recipe, group: str, value: float) -> Run:
+def _try(workspace: Workspace, recipe: Recipe, group: str, value: float, there: dict[Identity, Run]) -> Run:
     stage = trial(recipe, group, value)
     arm = f"tune {group} {value:g}"
+    if known := there.get(identity(workspace, stage, arm, recipe.parent)):
+        return known
     return Runs(workspace).create(stage, experiment=recipe.name, arm=arm, parent=recipe.parent, recipe=recipe.name)
 
 

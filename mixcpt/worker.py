@@ -38,6 +38,7 @@ HANDLERS = {
     "measure": "mixcpt.measuring:run_job",
     "score": "mixcpt.scoring:run_job",
     "export": "mixcpt.exporting:run_job",
+    "study": "mixcpt.study_runs:run_job",
 }
 HEARTBEAT_SECONDS = 1.0
 STATUS_SECONDS = 0.5

@@ -17,6 +17,7 @@ LIGHT = [
     *("evaluation", "modelstore", "modelfiles", "recipes", "cli", "cli_do", "cli_show", "studio", "machine"),
     *("palette", "drafts", "presets", "preflight", "launching", "guesses", "overview", "queue", "metrics", "progress"),
     *("preview", "notebook", "journal", "charts", "comparison", "plotting", "roots", "uploads", "search", "recorded"),
+    *("study_kinds", "studies", "study_results", "study_runs", "study_reports", "noise", "cli_study"),
     *("claims", "claim_cards", "seed_chart", "curves", "differences", "findings", "notes", "plane", "reports", "shelf", "stamps", "tables"),
     *("score_jobs", "choices", "interchange", "ranks", "spread", "commands", "cli_select"),
     *("templates", "scores", "readings", "selection", "samples", "chains", "chain_chart", "figures", "stage_words"),

@@ -1,0 +1,170 @@
+"""The written report of a study: question, answer in claims, table, charts, how it was done, and the commands.
+
+    experiments/<name>/report.html    stands alone, charts alive
+    experiments/<name>/report.md      the same without charts
+
+What this gives up: a report is of its moment; it is written anew each time the study is carried on to its end.
+"""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from mixcpt import charts
+from mixcpt.claim_cards import Card, as_parts, cards
+from mixcpt.claim_cards import as_markdown as card_markdown
+from mixcpt.compare import Row, arm_of, summarise
+from mixcpt.comparison import columns, differences_table
+from mixcpt.errors import BadInput
+from mixcpt.notes import as_table, escape_for_files, fenced
+from mixcpt.plotting import Code, Heading, Part, Table, as_html
+from mixcpt.studies import Study
+from mixcpt.study_results import pairs_of, power, results
+from mixcpt.workspace import Workspace, now, write_atomic
+
+
+def parts(workspace: Workspace, study: Study) -> list[Part]:
+    """The report as parts of a page.
+
+    Raises:
+        BadInput: no run is done yet.
+    """
+    rows, arms, found = _found(workspace, study)
+    told: list[Part] = [
+        study.question,
+        *_sentences(found),
+        Heading("The arms"),
+        differences_table(arms),
+        _measured_on(rows),
+    ]
+    told += [Heading("Gain against forgetting"), charts.plane(on_plane(rows))]
+    told += [Heading("Differences seed by seed"), charts.seeds(reference_first(study, rows))]
+    if any(key.endswith("_accuracy") for arm in arms for key in arm):
+        told += [Heading("Questions"), charts.questions([arm for arm in arms if "general_accuracy" in arm])]
+    told += [
+        Heading("Seed by seed"),
+        _points(rows),
+        Heading("How it was done"),
+        _how(workspace, study),
+        Code(_again(study)),
+    ]
+    for card in found:
+        told += as_parts(card)
+    return told
+
+
+def to_html(workspace: Workspace, study: Study) -> str:
+    """Raises as `parts`."""
+    return as_html([f"Written {now()} by Mix-CPT Studio.", *parts(workspace, study)], study.title)
+
+
+def to_markdown(workspace: Workspace, study: Study) -> str:
+    """Raises as `parts`."""
+    rows, arms, found = _found(workspace, study)
+    blocks = [
+        f"# {escape_for_files(study.title)}",
+        escape_for_files(study.question),
+        f"*Written {now()} by Mix-CPT Studio.*",
+    ]
+    blocks += ["\n".join(f"- {escape_for_files(sentence)}" for sentence in _sentences(found))]
+    blocks += ["## The arms", _markdown(differences_table(arms)), escape_for_files(_measured_on(rows))]
+    blocks += ["## Seed by seed", _markdown(_points(rows))]
+    blocks += ["## How it was done", _markdown(_how(workspace, study)), fenced(_again(study), "bash"), "## Claim cards"]
+    return "\n\n".join([*blocks, *(card_markdown(card).rstrip() for card in found)]) + "\n"
+
+
+def write(workspace: Workspace, study: Study) -> list[Path]:
+    """Both reports into the experiment's folder; returns where they lie. Raises as `parts`."""
+    folder = workspace.experiments / study.name
+    paths = [folder / "report.html", folder / "report.md"]
+    for path, text in zip(paths, (to_html(workspace, study), to_markdown(workspace, study)), strict=True):
+        write_atomic(path, text)
+    return paths
+
+
+def _found(workspace: Workspace, study: Study) -> tuple[list[Row], list[Row], list[Card]]:
+    rows = results(workspace, study)
+    if not rows:
+        raise BadInput(
+            f"No run of the study {study.name!r} is done yet: carry it on with `mixcpt study run {study.name}`."
+        )
+    arms = summarise(rows)
+    return rows, arms, cards_of(workspace, study, arms)
+
+
+def cards_of(workspace: Workspace, study: Study, arms: Sequence[Row]) -> list[Card]:
+    """The claim cards of those pairs of the study that have results (`summarise(results(...))`)."""
+    return cards(workspace, pairs_of(study, arms), command=f"mixcpt study show {study.name}")
+
+
+def _sentences(found: Sequence[Card]) -> list[str]:
+    return [f"{claim.sentence()}." for card in found for claim in card.claims] or [
+        "No two arms that the question is about are done yet."
+    ]
+
+
+def on_plane(rows: Sequence[Row]) -> list[Row]:
+    """The rows for the plane: without trails where the ends are of other measures than the ways there, and what was
+    measured at another strength as a point of its own."""
+    if not rows or rows[0]["measured_by"] == "training":
+        return list(rows)
+    return [{**row, "curve": [], "run": row["run"] if row["curve"] else f"{row['run']} {row['arm']}"} for row in rows]
+
+
+def reference_first(study: Study, rows: Sequence[Row]) -> list[Row]:
+    """The rows with the arm first that most claims are held against."""
+    held = [other for _, other in study.pairs]
+    reference = max(dict.fromkeys(held), key=held.count, default="")
+    return sorted(rows, key=lambda row: row["arm"] != reference)
+
+
+def _measured_on(rows: Sequence[Row]) -> str:
+    if rows[0]["measured_by"] == "study":
+        return (
+            "Gain, forgetting and KL were measured when all was done, on several kinds of general text; ± is the 95 % "
+            "interval of the mean over seeds."
+        )
+    return "Gain, forgetting and KL are those of the last measure of training; ± is the 95 % interval over seeds."
+
+
+def _points(rows: Sequence[Row]) -> Table:
+    """Every run by itself, so that nobody has to believe a mean."""
+    shown = [column for column in columns(rows) if column.key in ("domain_gain", "forgetting", "prompt_kl")]
+    lines = [
+        [
+            row["arm"],
+            str(row["seed"]),
+            row["run"],
+            *(f"{row[column.key]:+.4f}" if column.key in row else "–" for column in shown),
+        ]
+        for row in sorted(rows, key=lambda row: (arm_of(row), row["seed"]))
+    ]
+    return Table(["Arm", "Seed", "Run", *(f"{column.title} ({column.unit})" for column in shown)], lines)
+
+
+def _how(workspace: Workspace, study: Study) -> Table:
+    choice, able = study.choice, power(workspace, study)
+    tuned = study.recipe.tune
+    lines = [
+        ["Study", study.kind],
+        ["Corpus", choice.corpus],
+        ["Model", ", ".join(choice.models)],
+        ["Budget", f"{choice.tokens:,} tokens"],
+        ["Seeds", ", ".join(map(str, choice.seeds))],
+        ["Learning rates", f"tuned: {', '.join(tuned.groups)}" if tuned else "not tuned"],
+    ]
+    if able.gain is not None and able.forgetting is not None:
+        words = f"gain {able.gain:.3f}, forgetting {able.forgetting:.3f} bits per byte. {able.origin}"
+        lines.append(["Found in four of five tries", words])
+    return Table(["", ""], lines)
+
+
+def _again(study: Study) -> str:
+    choice = study.choice
+    options = ["--corpus", choice.corpus, *(part for model in choice.models for part in ("--model", model))]
+    options += ["--tokens", str(choice.tokens), "--seeds", ",".join(map(str, choice.seeds))]
+    return shlex.join(["mixcpt", "study", "run", study.kind, *options, *([] if choice.tune else ["--no-tune"])])
+
+
+def _markdown(table: Table) -> str:
+    return as_table([[escape_for_files(cell) for cell in line] for line in [table.columns, *table.rows]])

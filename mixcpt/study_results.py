@@ -1,0 +1,124 @@
+"""What came of a study, and what it could have found: rows and pairs for claims, and the smallest difference that it
+detects, by the spread that is known.
+
+What this gives up: the spread is that of gain and forgetting as they were measured while training.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mixcpt.compare import Row
+from mixcpt.comparison import rows_of
+from mixcpt.measured import Point, points
+from mixcpt.overview import RunSummary, overview
+from mixcpt.runs import Runs
+from mixcpt.statistics import detectable, paired_deviation
+from mixcpt.studies import Study, last_runs
+from mixcpt.study_kinds import at_strength, short
+from mixcpt.workspace import Workspace
+
+PRIOR = 0.03
+"""Bits per byte: the standard deviation of a difference between two arms by seed, where no run of the model is known.
+A guess of ours, from runs of the built-in model that were repeated on another machine (docs/first-results.md)."""
+
+
+def results(workspace: Workspace, study: Study) -> list[Row]:
+    """A row a finished run, as `comparison.rows_of` gives it, and one for each strength of an arm that the study asks
+    for. Where all of them were measured at the end, gain, forgetting and KL are those, of more text than is read while
+    training; `measured_by` says which: "study" or "training"."""
+    rows, _ = rows_of(workspace, last_runs(workspace, study))
+    known = {row["run"]: {point.strength: point for point in points(Runs(workspace).get(row["run"]))} for row in rows}
+    if not rows or not all(1.0 in found for found in known.values()):
+        return [{**row, "title": row["arm"], "measured_by": "training"} for row in rows]
+    full = []
+    for row in rows:
+        own = known[row["run"]]
+        full.append(_measured(row, own[1.0]) | {"title": row["arm"], "measured_by": "study"})
+    for arm, strengths in study.strengths.items():
+        for strength in strengths:
+            for row in rows:
+                if row["arm"] == arm and strength in known[row["run"]]:
+                    full.append(_weaker(row, known[row["run"]][strength], at_strength(arm, strength)))
+    return full
+
+
+def _measured(row: Row, point: Point) -> Row:
+    figures = {"domain_gain": point.gain, "forgetting": point.forgetting}
+    gone = ("domain_bits_per_byte", "general_bits_per_byte", "prompt_kl")
+    kept = {key: value for key, value in row.items() if key not in gone}
+    return kept | figures | ({"prompt_kl": point.kl} if point.kl is not None else {})
+
+
+def _weaker(row: Row, point: Point, name: str) -> Row:
+    """A finished run at a strength below 1: an arm of its own that nobody trained. Questions were asked at 1."""
+    tasks = tuple(f"{key.removesuffix('_accuracy')}_" for key in row if key.endswith("_accuracy"))
+    kept = {key: value for key, value in row.items() if not key.startswith(tasks)}
+    return _measured(kept, point) | {
+        "arm": name, "title": name, "settings": f"{row['settings']} {name}", "measured_by": "study", "curve": [],
+    }  # fmt: skip
+
+
+def pairs_of(study: Study, arms: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """The pairs that the study is about, of those arms that have results."""
+    by_name = {arm["arm"]: arm for arm in arms}
+    return [(by_name[one], by_name[other]) for one, other in study.pairs if one in by_name and other in by_name]
+
+
+@dataclass(frozen=True)
+class Power:
+    """The smallest differences (bits per byte) that a study finds in four of five tries, None with one seed, and where
+    the spread comes from, in words."""
+
+    gain: float | None
+    forgetting: float | None
+    origin: str
+
+    def words(self) -> str:
+        """In a sentence or two."""
+        if self.gain is None or self.forgetting is None:
+            return "With one seed nothing can be told from chance: take at least two, better three or more."
+        return (
+            f"It finds a difference of {self.gain:.3f} bits per byte in gain, and of {self.forgetting:.3f} in "
+            f"forgetting, in four of five tries. {self.origin}"
+        )
+
+
+def power(workspace: Workspace, study: Study) -> Power:
+    """By the spread of known experiments on the same model that have two arms and two seeds, else by `PRIOR`."""
+    seeds = len(study.choice.seeds)
+    tables = _tables(workspace, study)
+    found = {key: paired_deviation([table[key] for table in tables]) for key in ("domain_gain", "forgetting")}
+    if found["domain_gain"] is None or found["forgetting"] is None:
+        origin = (
+            f"No runs of {short(study.choice.models[0])} under several seeds are known here, so their spread is "
+            f"guessed: {PRIOR:g} bits per byte."
+        )
+        return Power(detectable(PRIOR, seeds), detectable(PRIOR, seeds), origin)
+    many = f"{len(tables)} experiments" if len(tables) > 1 else "one experiment"
+    origin = f"From the spread over seeds of {many} with {short(study.choice.models[0])} in this workspace."
+    return Power(detectable(found["domain_gain"], seeds), detectable(found["forgetting"], seeds), origin)
+
+
+def _tables(workspace: Workspace, study: Study) -> list[dict[str, list[list[float]]]]:
+    """Per experiment on the first model the gain and the forgetting of its arms (rows) under the seeds (columns) that
+    all of them have."""
+    runs = [
+        run for run in overview(workspace)
+        if run.state == "done" and run.model == study.choice.models[0] and run.arm and not run.arm.startswith("tune ")
+        and run.domain_gain is not None and run.forgetting is not None and not run.recorded
+    ]  # fmt: skip
+    experiments: dict[str, dict[str, dict[int, RunSummary]]] = {}
+    for run in reversed(runs):  # the newest last, so that it counts
+        experiments.setdefault(run.experiment, {}).setdefault(f"{run.arm} {run.stage}", {})[run.seed] = run
+    found = []
+    for arms in experiments.values():
+        several = [by_seed for by_seed in arms.values() if len(by_seed) > 1]
+        shared = sorted(set.intersection(*(set(by_seed) for by_seed in several))) if several else []
+        if len(several) > 1 and len(shared) > 1:
+            found.append(
+                {
+                    key: [[getattr(by_seed[seed], key) for seed in shared] for by_seed in several]
+                    for key in ("domain_gain", "forgetting")
+                }
+            )
+    return found
