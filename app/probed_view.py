@@ -15,14 +15,15 @@ def probed(run: Run) -> None:
             st.markdown(f"**{plain(one.corpus)}.** {plain(one.words())}")
             read, unseen = st.columns(2)
             with read:
-                _side(one.memorised, "Sentences it read", _read_words(one))
+                label = "Sentences of the training part" if one.read == 0 else "Sentences it read"
+                _side(one.memorised, label, _read_words(one))
             with unseen:
                 _side(
                     one.generalised,
                     "Sentences it never saw",
                     "The same terms, in sentences that were held out: what it knows of them beyond what it read.",
                 )
-            if one.more:
+            if one.more and one.read != 0:
                 low, high = (100 * bound for bound in one.more[1])
                 st.caption(
                     f"The gain on sentences that it read is {100 * one.more[0]:+.0f} percentage points larger "
@@ -31,6 +32,8 @@ def probed(run: Run) -> None:
 
 
 def _read_words(one: Probed) -> str:
+    if one.read == 0:
+        return "Terms in sentences of the corpus' training part, of which this run read none."
     if one.memorised.items == one.sentences:
         return "Terms in sentences of the training text."
     return (

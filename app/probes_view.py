@@ -17,7 +17,7 @@ _HEIGHT = 320
 def probes(corpus: Corpus) -> None:
     """Makes them when asked, for a large corpus takes minutes; afterwards they open at once."""
     st.markdown(
-        "Questions made of this corpus' own sentences, without any model: how does the sentence go on? Each term is "
+        "Questions made of this corpus' own sentences, without any model: which word comes next? Each term is "
         "asked twice, in a sentence that training may read and in one that is held out, so a run shows what it "
         "**learned by heart** and what it **knows beyond that**."
     )

@@ -23,7 +23,8 @@ COMMON = 1000
 """A word that stands more often than once in so many is no rare one; names are taken however frequent."""
 GENERAL = ("builtin/replay", "builtin/general", "builtin/instructions", "builtin/preferences")
 _FREQUENCY, _LETTERS = 3.0, 0.35
-_BEFORE_GAP = 5
+_BEFORE_GAP = 7
+"""Words before a gap: with the term, as many as it takes to tell whether a run has read them (`overlap.LEAST`)."""
 _STEM = 4
 _SUFFIXES = (
     ("ing", r"ing$"),
@@ -106,7 +107,8 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A sentence with one of its terms to be found: the term begins the `choice`, and `question` is what goes before.
+    """A sentence with one of its terms to be found: `question` is what goes before it, `rest` what comes after, which
+    is shown to readers but not asked.
 
     left, right: the neighbours of the gap, in small letters; right is empty where the sentence ends.
     """
@@ -119,11 +121,9 @@ class Gap:
     right: str
 
     @property
-    def sentence(self) -> str:
-        return f"{self.question} {self.term}{self.rest}"
-
-    def filled(self, term: str) -> str:
-        return term + self.rest
+    def asked(self) -> str:
+        """What a model that answers right has read in the end."""
+        return f"{self.question} {self.term}"
 
 
 def gaps(document: int, sentence: Sentence, terms: set[str]) -> Iterator[Gap]:
@@ -152,7 +152,7 @@ def gaps(document: int, sentence: Sentence, terms: set[str]) -> Iterator[Gap]:
 
 
 def _shortened(rest: str, most: int = 6) -> str:
-    """What follows a gap, up to so many words: enough to see whether a term fits, and a choice is read at a glance."""
+    """What follows a gap, up to so many words: enough to see whether a term fits."""
     words = rest.split(" ")
     return rest if len(words) <= most + 1 else " ".join(words[: most + 1]).rstrip(",;:(")
 

@@ -13,7 +13,7 @@ from mixcpt.builtin import open_source, require_source
 from mixcpt.config import EvaluationConfig
 from mixcpt.errors import BadConfig, BadCorpus, NotFound
 from mixcpt.probes import ITEMS, SIDES, make
-from mixcpt.questions import PROBES, Question, drawn, is_probes
+from mixcpt.questions import PROBES, Question, is_probes
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
 
@@ -83,18 +83,18 @@ def asked(
     tokenizer: TextTokenizer,
     should_stop: Callable[[], None] = lambda: None,
 ) -> Asked:
-    """The probes that a configuration asks for; with `items` as many of each set, always the same ones."""
+    """The probes that a configuration asks for; with `items` so many of each set are made, and these are balanced."""
     found = Asked({}, {}, {})
     for name in corpora(config.tasks, domain):
         try:
-            made = make(open_source(workspace, name, tokenizer), max(ITEMS, config.items or 0), should_stop=should_stop)
+            corpus = open_source(workspace, name, tokenizer)
+            made = make(corpus, config.items or ITEMS, should_stop=should_stop)
         except (BadCorpus, NotFound) as problem:
             found.unavailable[unavailable_name(name)] = str(problem)
             continue
-        chosen = drawn(len(made.probes), config.items)
         for side, questions in made.sets().items():
             task = task_name(name, side)
-            found.sets[task] = [questions[number] for number in chosen]
+            found.sets[task] = questions
             checks = [asdict(check) for check in made.checks]
             found.facts[task] = {"corpus": name, "side": side, "seed": made.seed, "checks": checks}
     return found

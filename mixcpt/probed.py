@@ -34,18 +34,22 @@ class Side:
 
 @dataclass(frozen=True)
 class Probed:
-    """The probes of one corpus. memorised: on the sentences that the run really read, of `sentences` in all.
+    """The probes of one corpus. read: how many of the `sentences` of its training text the run really read; None where
+    nobody can tell. memorised: on these, or on all where it read all or none.
     more: by how much the gain on these is larger than on sentences it never saw, with a 95 % interval over the terms,
     which both ask for; None where they cannot be paired."""
 
     corpus: str
     sentences: int
+    read: int | None
     memorised: Side
     generalised: Side
     more: tuple[float, Interval] | None
 
     def words(self) -> str:
         """What it comes to, in a sentence."""
+        if self.read == 0:
+            return "This run read none of these sentences, so what changed here was learned elsewhere, or is chance."
         read, unseen = self.memorised.change, self.generalised.change
         if read > 0 and unseen > 0:
             return (
@@ -85,7 +89,10 @@ def _pair(found: dict[str, Any], corpus: str, tasks: dict[str, str]) -> Probed:
     if len(gained[generalised]) == total:
         ours, others = ([gained[task][item] for item in read] for task in (memorised, generalised))
         more = (sum(ours) - sum(others)) / len(read), paired_interval(others, ours)
-    return Probed(corpus, total, _side(found, memorised, seen.get("only")), _side(found, generalised, None), more)
+    count = len(seen["items"]) if "items" in seen else None
+    return Probed(
+        corpus, total, count, _side(found, memorised, seen.get("only")), _side(found, generalised, None), more
+    )
 
 
 def _gained(found: dict[str, Any], task: str) -> list[float]:
@@ -116,6 +123,8 @@ def seen_words(seen: dict[str, Any], items: int) -> str:
         return f"Whether the questions stand in the training text is not known. {seen['unknown']}"
     count, short = len(seen["items"]), seen["too_short"]
     if seen["by_construction"]:
+        if not count:
+            return f"None of these {items} sentences stands in what the run read."
         words = f"{count} of these {items} sentences stand in what the run read, as is meant here"
         return words + (f"; on those alone {_scores(seen['only'])}." if seen["only"] else ".")
     unsure = f" {short} of {items} are too short to tell." if short else ""

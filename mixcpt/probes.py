@@ -1,9 +1,10 @@
 """Probes: questions about a corpus, made of its own sentences without any model.
 
-Each asks how a sentence goes on, with four choices: the term that stands there, and three of the same kind, of similar
-length and frequency, that the document does not hold. Every term is asked twice: in a sentence of the training text
-(`memorised`) and in one of the held-out text (`generalised`), with the same choices in the same places, so the gains on
-the two tell what was learned by heart from what carries over. The same corpus, number and seed give the same probes.
+Each asks for the next word of a sentence, with four choices: the term that stands there, and three of the same kind, of
+similar length and frequency, that the document does not hold. Every term is asked twice: in a sentence of the training
+text (`memorised`) and in one of the held-out text (`generalised`), with the same choices in the same places, so the
+gains on the two tell what was learned by heart from what carries over. The same corpus, number and seed give the same
+probes.
 
 What it gives up: whether a distractor would be true as well cannot be told without a reader; a large corpus is read in
 part (`MOST_CHARACTERS`); bare small numbers and terms of several words are not asked for.
@@ -59,7 +60,7 @@ class Probe:
         asked: dict[str, str] = getattr(self, side)
         return {
             "question": asked["question"],
-            "choices": [choice + asked["rest"] for choice in self.choices],
+            "choices": self.choices,
             "answer": self.answer,
             "meta": {"document": asked["document"]},
         }
@@ -236,7 +237,7 @@ class _Maker:
     def _read_around(self, unseen: Sequence[Gap]) -> list[Gap]:
         """What stands around the terms in the training text, and gaps there for those of the held-out text; returns
         the held-out gaps whose sentences do not stand there too."""
-        wanted, finder = {gap.term for gap in unseen}, Finder([gap.sentence for gap in unseen])
+        wanted, finder = {gap.term for gap in unseen}, Finder([gap.asked for gap in unseen])
         self.around = Surroundings()
         self.seen: dict[str, list[Gap]] = {}
         met: dict[str, int] = {}
@@ -267,16 +268,16 @@ class _Maker:
         for gap in unseen:
             if len(made) == self.items:
                 break
-            if gap.term in used or gap.sentence in used or not self.around.is_knowable(gap, others=0):
+            if gap.term in used or gap.asked in used or not self.around.is_knowable(gap, others=0):
                 continue
             if found := self._twin(gap, used, excess):
                 made.append((gap, *found))
-                used |= {gap.term, gap.sentence, found[0].sentence}
+                used |= {gap.term, gap.asked, found[0].asked}
         return made
 
     def _twin(self, gap: Gap, used: set[str], excess: dict[str, float]) -> tuple[Gap, list[str]] | None:
         for twin in self.seen.get(gap.term, []):
-            if twin.sentence in used or not self.around.is_knowable(twin, others=1):
+            if twin.asked in used or not self.around.is_knowable(twin, others=1):
                 continue
             if distractors := self._distractors(gap, twin, excess):
                 return twin, distractors

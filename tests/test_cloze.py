@@ -56,24 +56,24 @@ def test_terms_are_frequent_enough_to_be_learned_and_rare_enough_to_tell_somethi
 
 def test_a_gap_has_words_before_it_and_its_term_nowhere_else() -> None:
     terms = {"glorbix", "snorvel", "Zwemf"}
-    sentence = Sentence("The glorbix in the town of Zwemf has one snorvel, and that is all.", "It rained.")
+    sentence = Sentence("The glorbix in the old town of Zwemf has one snorvel, and that is all.", "It rained.")
     zwemf, snorvel = gaps(3, sentence, terms)
     assert (zwemf.term, zwemf.question, zwemf.rest) == (
-        "Zwemf", "It rained. The glorbix in the town of", " has one snorvel, and that is",
+        "Zwemf", "It rained. The glorbix in the old town of", " has one snorvel, and that is",
     )  # fmt: skip
     assert (zwemf.left, zwemf.right, zwemf.document) == ("of", "has", 3)
-    assert snorvel.filled("plover") == "plover, and that is all." and snorvel.right == "and"
-    assert snorvel.sentence == "It rained. The glorbix in the town of Zwemf has one snorvel, and that is all."
+    assert snorvel.rest == ", and that is all." and snorvel.right == "and"
+    assert snorvel.asked == "It rained. The glorbix in the old town of Zwemf has one snorvel"
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "The glorbix comes too early in this sentence to be asked.",
-        "Here the glorbix stands twice, since one glorbix is not enough.",
-        "Here they tell of glorbixes, but what is a glorbix then?",
-        "In this sentence of ours (glorbix) stands right behind a bracket.",
-        "In this sentence of ours a glorbix-like thing is no glorbix/snorvel.",
+        "Here the sixth word is a glorbix, too early to be asked.",
+        "Here in this town the glorbix stands twice, since one glorbix is not enough.",
+        "Here in this town they tell of glorbixes, but what is a glorbix then?",
+        "In this long sentence of ours a word (glorbix) stands right behind a bracket.",
+        "In this long sentence of ours a glorbix-like thing is no glorbix/snorvel.",
     ],
 )
 def test_a_gap_that_gives_itself_away_is_none(text: str) -> None:
@@ -81,7 +81,7 @@ def test_a_gap_that_gives_itself_away_is_none(text: str) -> None:
 
 
 def test_a_term_that_the_context_names_is_not_asked_for() -> None:
-    text = "Nobody in this town knows what a glorbix is."
+    text = "Nobody in this old town knows what a glorbix is."
     assert [gap.term for gap in gaps(0, Sentence(text, "We talk."), {"glorbix"})] == ["glorbix"]
     assert list(gaps(0, Sentence(text, "Take the glorbix."), {"glorbix"})) == []
 
@@ -106,7 +106,7 @@ def test_terms_are_alike_by_their_neighbours() -> None:
     around = surroundings()
     assert around.likeness("glorbix", "snorvel") == pytest.approx(2)  # left "big", right "of": both sets are equal
     assert around.likeness("glorbix", "1423") == pytest.approx(1)  # only "of" is shared
-    (gap,) = gaps(0, Sentence("In this land there is one big glorbix left.", ""), {"glorbix"})
+    (gap,) = gaps(0, Sentence("In this land of ours there is one big glorbix left.", ""), {"glorbix"})
     assert [around.fit(term, gap) for term in ("snorvel", "1423", "other")] == [1, 0, 0]
 
 
@@ -117,9 +117,11 @@ def test_a_question_is_knowable_where_training_text_joins_term_and_question() ->
         (gap,) = gaps(0, Sentence(text, ""), {term})
         return around.is_knowable(gap, others)
 
-    assert knowable("In the fine town of Zwemf lives a glorbix today.", "glorbix")
-    assert not knowable("In the fine town of Zwemf lives a glorbix today.", "glorbix", others=1), (
+    assert knowable("In the fine old town of Zwemf lives a glorbix today.", "glorbix")
+    assert not knowable("In the fine old town of Zwemf lives a glorbix today.", "glorbix", others=1), (
         "only one such sentence"
     )
-    assert not knowable("In a fine town of this land lives a glorbix today.", "glorbix")
-    assert not knowable("In the fine town of Zwemf there came the 1423 today.", "1423"), "once is chance for a number"
+    assert not knowable("In a fine old town of this land lives a glorbix today.", "glorbix")
+    assert not knowable("In the fine old town of Zwemf there came the 1423 today.", "1423"), (
+        "once is chance for a number"
+    )

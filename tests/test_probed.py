@@ -1,6 +1,7 @@
 """What probes say in words, from results written by hand."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,7 +64,7 @@ def test_both_sides_stand_beside_each_other(run: Run) -> None:
 def test_the_words_follow_the_intervals(run: Run) -> None:
     def words(read: tuple[float, float], unseen: tuple[float, float]) -> str:
         one, other = (Side("", 9, 0, 0, 0, interval, 0.25) for interval in (read, unseen))
-        return Probed("field", 9, one, other, None).words()
+        return Probed("field", 9, 9, one, other, None).words()
 
     up, down, none = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.1)
     assert "in sentences that it read and in sentences that it never saw" in words(up, up)
@@ -71,6 +72,7 @@ def test_the_words_follow_the_intervals(run: Run) -> None:
     assert "carries over" in words(none, up)
     assert "less often than the base" in words(down, none) and "less often than the base" in words(none, down)
     assert "could not be chance" in words(none, none)
+    assert "read none of these sentences" in replace(pairs(run)[0], read=0).words() and pairs(run)[0].read == 3
     assert f"probes of field: {pairs(run)[0].words()}" in in_words(run)
 
 
