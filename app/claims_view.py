@@ -45,18 +45,19 @@ def arm_against_arm(rows: Sequence[Row], arms: Sequence[Row], domain_tokens: int
             seed_chart([*first, *(row for row in rows if row not in first)], key="claims_seeds")
 
 
-def claim_list(pairs: Sequence[Pair], domain_tokens: int | None, *, key: str) -> None:
-    """What is claimed of each pair, with the way to its card."""
+def claim_list(pairs: Sequence[Pair], domain_tokens: int | None, *, key: str, command: str = "") -> None:
+    """What is claimed of each pair, with the way to its card; `command` is that on the card, where it is not
+    `mixcpt compare`."""
     told = claims(pairs)
     for number, (pair, own) in enumerate(zip(pairs[:_SHOWN], told, strict=False)):
-        _pair(number, pair, own, domain_tokens, key)
+        _pair(number, pair, own, domain_tokens, key, command)
     if len(pairs) > _SHOWN:
         with st.expander(f"{len(pairs) - _SHOWN} more", key=f"{key}_more"):
             for number in range(_SHOWN, len(pairs)):
-                _pair(number, pairs[number], told[number], domain_tokens, key)
+                _pair(number, pairs[number], told[number], domain_tokens, key, command)
 
 
-def _pair(number: int, pair: Pair, own: Sequence[Claim], domain_tokens: int | None, key: str) -> None:
+def _pair(number: int, pair: Pair, own: Sequence[Claim], domain_tokens: int | None, key: str, command: str) -> None:
     with st.container(horizontal=True, vertical_alignment="top", gap="small"):
         words = "  \n".join(f"{mark(claim)} {plain(claim.sentence())}." for claim in own)
         st.markdown(words or "These two have no measure in common.", width="stretch")
@@ -65,7 +66,7 @@ def _pair(number: int, pair: Pair, own: Sequence[Claim], domain_tokens: int | No
             help="All that it takes to check this claim: data hashes, model, settings, command. To copy, or for the "
             "notebook.",
         ):  # fmt: skip
-            _card(pair, own, domain_tokens)
+            _card(pair, own, domain_tokens, command)
 
 
 def mark(claim: Claim) -> str:
@@ -74,8 +75,8 @@ def mark(claim: Claim) -> str:
 
 
 @st.dialog("Claim card", width="large", icon=":material/id_card:")
-def _card(pair: Pair, own: Sequence[Claim], domain_tokens: int | None) -> None:
-    card = claim_cards.card(state.workspace(), pair, own, domain_tokens)
+def _card(pair: Pair, own: Sequence[Claim], domain_tokens: int | None, command: str) -> None:
+    card = claim_cards.card(state.workspace(), pair, own, domain_tokens, command)
     st.markdown(f"#### {plain(card.title)}")
     st.markdown("\n".join(f"- {mark(claim)} **{plain(claim.sentence())}.**" for claim in card.claims))
     st.caption(plain(" ".join(card.cautions)))

@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from app import plane_view, show, state
+from app import diagnosis_view, plane_view, show, state
 from app.claims_view import arm_against_arm
 from app.compare_chooser import Choice
 from app.pins import heading
@@ -31,7 +31,7 @@ def comparison_of(choice: Choice) -> None:
         plane_view.plane(rows, runs)
     with right:
         _curves(rows)
-    _differences(arms)
+    differences(arms, key="compare_table")
     _questions(arms, rows)
     _settings(runs, rows)
     _downloads(runs, choice)
@@ -79,7 +79,8 @@ def _curves(rows: Sequence[Row]) -> None:
         show.chart(_figure(measure, _what(rows), rows), key="compare_curves")
 
 
-def _differences(arms: Sequence[Row]) -> None:
+def differences(arms: Sequence[Row], *, key: str) -> None:
+    """The table of arms: what each gained, forgot and answered, against the base."""
     st.subheader("Differences to the base", anchor=False, help=comparison.HOW_TO_READ)
     shown = comparison.columns(arms)
     data: dict[str, list[Any]] = {
@@ -101,7 +102,7 @@ def _differences(arms: Sequence[Row]) -> None:
                 "±", format=_FORMATS[column.form].replace("+", ""), width="small",
                 help="Half the width of the 95 % interval of the mean over seeds.",
             )  # fmt: skip
-    st.dataframe(data, column_config=config, hide_index=True, key="compare_table", placeholder="–")
+    st.dataframe(data, column_config=config, hide_index=True, key=key, placeholder="–")
 
 
 def _rounded(value: Any, form: str) -> Any:

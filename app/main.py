@@ -34,6 +34,7 @@ PAGES = {
     ],
     "Findings": [
         st.Page("../pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
+        st.Page("../pages/studies.py", title="Studies", icon=":material/experiment:"),
         st.Page("../pages/talk.py", title="Talk", icon=":material/forum:"),
         st.Page("../pages/notebook.py", title="Notebook", icon=":material/menu_book:"),
     ],

@@ -35,7 +35,7 @@ def parts(workspace: Workspace, study: Study) -> list[Part]:
         *_sentences(found),
         Heading("The arms"),
         differences_table(arms),
-        _measured_on(rows),
+        measured_on(rows),
     ]
     told += [Heading("Gain against forgetting"), charts.plane(on_plane(rows))]
     told += [Heading("Differences seed by seed"), charts.seeds(reference_first(study, rows))]
@@ -67,7 +67,7 @@ def to_markdown(workspace: Workspace, study: Study) -> str:
         f"*Written {now()} by Mix-CPT Studio.*",
     ]
     blocks += ["\n".join(f"- {escape_for_files(sentence)}" for sentence in _sentences(found))]
-    blocks += ["## The arms", _markdown(differences_table(arms)), escape_for_files(_measured_on(rows))]
+    blocks += ["## The arms", _markdown(differences_table(arms)), escape_for_files(measured_on(rows))]
     blocks += ["## Seed by seed", _markdown(_points(rows))]
     blocks += ["## How it was done", _markdown(_how(workspace, study)), fenced(_again(study), "bash"), "## Claim cards"]
     return "\n\n".join([*blocks, *(card_markdown(card).rstrip() for card in found)]) + "\n"
@@ -118,7 +118,8 @@ def reference_first(study: Study, rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: row["arm"] != reference)
 
 
-def _measured_on(rows: Sequence[Row]) -> str:
+def measured_on(rows: Sequence[Row]) -> str:
+    """Of what text the figures are, in a sentence."""
     if rows[0]["measured_by"] == "study":
         return (
             "Gain, forgetting and KL were measured when all was done, on several kinds of general text; ± is the 95 % "

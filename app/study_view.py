@@ -1,0 +1,169 @@
+"""One study: how its arms and seeds stand, and once runs are done the table, claims, points, plane and report."""
+
+import streamlit as st
+
+from app import show, state
+from app.claims_view import claim_list, seed_chart
+from app.compare_view import differences
+from app.panels import RUNS, STATES
+from app.words import plain, printable
+from mixcpt import charts, study_reports
+from mixcpt.compare import Row, summarise
+from mixcpt.errors import NotFound
+from mixcpt.findings import cautions
+from mixcpt.jobs import Job
+from mixcpt.studies import Cell, Study, grid, open_study
+from mixcpt.study_results import pairs_of, results
+from mixcpt.study_runs import job_of, stop, submit
+
+PAGE, COMPARE, NOTEBOOK = "../pages/studies.py", "../pages/compare.py", "../pages/notebook.py"
+_ACTIVE = ("queued", "running")
+
+
+def page(name: str) -> None:
+    """The whole page of a study; where there is none of that name, the way back."""
+    if st.button("All studies", key="study_back", icon=":material/arrow_back:", type="tertiary"):
+        st.switch_page(PAGE)
+    try:
+        study = open_study(state.workspace(), name)
+    except NotFound as problem:
+        show.error(problem)
+        return
+    st.title(plain(study.name))
+    st.markdown(f"**{study.title}.** {plain(study.question)}")
+    choice = study.choice
+    st.caption(
+        f"{plain(choice.corpus)} · {plain(', '.join(choice.models))} · {choice.tokens:,} tokens · "
+        f"{len(choice.seeds)} seeds · {'rates tuned' if study.recipe.tune else 'one rate for all'}"
+    )
+    _progress(study)
+    _results(study)
+
+
+def _progress(study: Study) -> None:
+    job = job_of(state.workspace(), study.name)
+    _grid(study, job.state if job else "new")
+
+
+@st.fragment(run_every=2.0)
+def _grid(study: Study, drawn: str) -> None:
+    """Redraws itself; when the study's job is in another state than the page was drawn with, the page is drawn anew."""
+    job = job_of(state.workspace(), study.name)
+    now = job.state if job else "new"
+    lines = grid(state.workspace(), study)
+    done = sum(cell.state == "done" for line in lines for cell in line)
+    if now != drawn or done != st.session_state.setdefault(f"study_done_{study.name}", done):
+        st.session_state[f"study_done_{study.name}"] = done
+        st.rerun()
+    with st.container(border=True):
+        _bar(study, job, lines)
+        head, *columns = st.columns([3, *[2] * len(study.choice.seeds)])
+        head.caption("Arm")
+        for column, seed in zip(columns, study.choice.seeds, strict=True):
+            column.caption(f"seed {seed}")
+        for line in lines:
+            head, *columns = st.columns([3, *[2] * len(line)], vertical_alignment="center")
+            head.markdown(plain(line[0].arm))
+            for column, cell in zip(columns, line, strict=True):
+                with column:
+                    _cell(cell)
+
+
+def _bar(study: Study, job: Job | None, lines: list[list[Cell]]) -> None:
+    cells = [cell for line in lines for cell in line]
+    done = sum(cell.state == "done" for cell in cells)
+    far, button = st.columns([6, 1], vertical_alignment="center")
+    far.progress(sum(cell.progress for cell in cells) / len(cells), text=f"{done} of {len(cells)} runs done")
+    if job and job.state in _ACTIVE:
+        stopping = job.requested() == "cancel"
+        button.button(
+            "Stopping" if stopping else "Stop", key="study_stop", icon=":material/stop_circle:", disabled=stopping,
+            on_click=_stop, args=(study.name,), help="What was done is kept; Go on takes it up there.", width="stretch",
+        )  # fmt: skip
+        if job.status.message:
+            st.caption(plain(job.status.message))
+        return
+    finished = done == len(cells)
+    if not finished or (job and job.state == "failed"):
+        button.button(
+            "Go on" if done or job else "Start", key="study_go_on", type="primary", icon=":material/play_arrow:",
+            on_click=_go_on, args=(study,), width="stretch", help="Finished runs are kept, stopped ones are resumed.",
+        )  # fmt: skip
+    if job and job.state != "done" and job.status.message:
+        (st.error if job.state == "failed" else st.info)(plain(job.status.message))
+
+
+def _cell(cell: Cell) -> None:
+    if cell.run is None or cell.state not in STATES:
+        st.caption(":material/radio_button_unchecked: waits")
+        return
+    look = STATES[cell.state]
+    words = f"{cell.progress:.0%}" if cell.state == "running" else look.word
+    if st.button(
+        f":{look.colour}[{look.icon}] {words}", key=f"study_cell_{cell.run}_{cell.arm}_{cell.seed}", type="tertiary",
+        help=plain(cell.message) if cell.message else "Open this run",
+    ):  # fmt: skip
+        st.switch_page(RUNS, query_params={"run": cell.run})
+
+
+@show.told
+def _stop(name: str) -> None:
+    stop(state.workspace(), name)
+
+
+@show.told
+def _go_on(study: Study) -> None:
+    submit(state.workspace(), study)
+
+
+def _results(study: Study) -> None:
+    rows = results(state.workspace(), study)
+    if not rows:
+        st.caption("Claims appear here as soon as the first runs are done.")
+        return
+    arms = summarise(rows)
+    pairs = pairs_of(study, arms)
+    with st.container(border=True, gap="small"):
+        st.subheader("What it claims", anchor=False)
+        if pairs:
+            claim_list(pairs, None, key="study_claims", command=f"mixcpt study show {study.name}")
+        else:
+            st.caption("No two arms that the question is about are done yet.")
+        st.caption(plain(" ".join(cautions(arms))))
+    st.subheader("The arms", anchor=False, help=study_reports.measured_on(rows))
+    differences(arms, key="study_table")
+    left, right = st.columns(2, gap="medium")
+    with left.container(border=True):
+        st.subheader("Gain against forgetting", anchor=False, help="The best place is above and left.")
+        show.chart(charts.plane(study_reports.on_plane(rows)), key="study_plane")
+    with right.container(border=True):
+        st.subheader("Seed by seed", anchor=False)
+        _seeds(study, rows)
+    _take_along(study, rows)
+
+
+def _seeds(study: Study, rows: list[Row]) -> None:
+    ordered = study_reports.reference_first(study, rows)
+    if len({row["arm"] for row in ordered}) < 2:
+        st.caption("Two arms are needed.")
+        return
+    seed_chart([row for row in ordered if row["curve"]] or ordered, key="study_seeds")
+
+
+def _take_along(study: Study, rows: list[Row]) -> None:
+    workspace = state.workspace()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.download_button(
+            "Report as HTML", lambda: study_reports.to_html(workspace, study), f"{printable(study.name)}.html",
+            "text/html", key="study_html", icon=":material/description:", on_click="ignore",
+            help="Question, claims, tables, charts and claim cards in one file that needs no network.",
+        )  # fmt: skip
+        st.download_button(
+            "Report as Markdown", lambda: study_reports.to_markdown(workspace, study), f"{printable(study.name)}.md",
+            "text/markdown", key="study_md", icon=":material/description:", on_click="ignore",
+            help="The same without charts.",
+        )  # fmt: skip
+        runs = ",".join(dict.fromkeys(row["run"] for row in rows))
+        st.page_link(COMPARE, label="Open in Compare", icon=":material/compare_arrows:", query_params={"runs": runs})
+        st.page_link(NOTEBOOK, label="Notebook", icon=":material/menu_book:", query_params={"experiment": study.name})
+    st.code(f"mixcpt study run {study.name}", language="bash")
