@@ -37,7 +37,7 @@ MOST_CHARACTERS = 30_000_000
 """So much training text is looked at, in documents spread evenly; of the held-out text a tenth of it."""
 VERSION = 1
 """Goes up when the same corpus and seed would give other probes."""
-_RIVALS = 12
+_RIVALS = 6
 """The best fitting candidates for a distractor, of which three are taken."""
 _SENTENCES = 12
 """Sentences of the training text that are kept of each term, to choose one from."""
