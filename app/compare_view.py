@@ -32,6 +32,7 @@ def comparison_of(choice: Choice) -> None:
     with right:
         _curves(rows)
     differences(arms, key="compare_table")
+    diagnosis_view.of_arms(arms)
     _questions(arms, rows)
     _settings(runs, rows)
     _downloads(runs, choice)

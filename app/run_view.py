@@ -7,6 +7,7 @@ import streamlit as st
 
 from app import (
     chain_view,
+    diagnosis_view,
     evaluation_view,
     export_view,
     learned_view,
@@ -250,6 +251,8 @@ def _views(now: RunSummary, run: Run) -> None:
     )
     if curves.open:
         with curves:
+            if now.state not in MOVING and now.state != "new":
+                diagnosis_view.of_run(now, run)
             panels.curves_panel(now)
     if measures.open:
         with measures:

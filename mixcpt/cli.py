@@ -15,6 +15,8 @@ from mixcpt import (
     __version__,
     cli_align,
     cli_cache,
+    cli_changes,
+    cli_diagnose,
     cli_do,
     cli_evaluate,
     cli_export,
@@ -71,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     cli_evaluate.add(commands)
     cli_probes.add(commands)
     cli_measure.add(commands)
+    cli_changes.add(commands)
+    cli_diagnose.add(commands)
     cli_export.add(commands)
     cli_talk.add(commands)
     cli_cache.add(commands)

@@ -16,6 +16,7 @@ from mixcpt import guesses
 from mixcpt.chains import start_of
 from mixcpt.config import MixtureConfig
 from mixcpt.corpus import Corpus, corpus_names
+from mixcpt.diagnosis import diagnose
 from mixcpt.errors import BadConfig
 from mixcpt.estimate import minutes
 from mixcpt.figures import signed
@@ -234,7 +235,7 @@ def _run_entries(workspace: Workspace, run: RunSummary, stage: AnyStage, before:
     folder = workspace.runs / run.id
     reason = run.message if run.state in _GIVEN_UP else ""  # of a run at work it changes all the time
     key = (folder, run.title, run.state, reason, before, ended)
-    files = [str(folder / name) for name in ("results.json", "samples.json", guesses.FILE)]
+    files = [str(folder / name) for name in ("results.json", "samples.json", guesses.FILE, "measured")]
     return _told.get(key, files, lambda: list(_tell(workspace, Run(folder), run, stage, before, ended)))
 
 
@@ -252,7 +253,7 @@ def _tell(
     if summary.state in _GIVEN_UP:
         yield _failure_entry(summary, ended)
     if training:
-        yield _result_entry(run, summary, training, results.get("evaluation", {}))
+        yield _result_entry(workspace, run, summary, training, results.get("evaluation", {}))
         if outcome := guesses.outcome(run):
             yield Entry(
                 id=f"outcome:{run.id}",
@@ -338,7 +339,7 @@ def _failure_entry(run: RunSummary, ended: str | None) -> Entry:
     )
 
 
-def _result_entry(done: Run, run: RunSummary, training: Record, evaluation: Record) -> Entry:
+def _result_entry(workspace: Workspace, done: Run, run: RunSummary, training: Record, evaluation: Record) -> Entry:
     base, final = training["base"], training["final"]
     start = start_of(done.curve()) if run.parent else None
     facts = []
@@ -356,6 +357,7 @@ def _result_entry(done: Run, run: RunSummary, training: Record, evaluation: Reco
         facts.append(("Distance to the base", f"KL {final['prompt_kl']:.3f} nats per token on general prompts"))
     facts += _preferences(done)
     facts += [(f"Questions: {task}", _questions(evaluation, task)) for task in evaluation.get("final", {})]
+    facts.append(("Diagnosis", diagnose(workspace, done).sentence()))
     speed = f"{training['tokens_per_second']:,.0f} tokens/s on {training['device']}"
     facts.append(("Took", f"{minutes(training['seconds'])} for {training['tokens']:,} tokens, {speed}"))
     return Entry(

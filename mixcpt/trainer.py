@@ -49,6 +49,9 @@ Progress = Callable[[float | None, str], None]
 class Watched(Trainer):
     """A Trainer that stops before a number that is none reaches the weights, and marks its whole checkpoints."""
 
+    gradient_norm: float = 0.0
+    """Of the step that is being made, before clipping."""
+
     def step_figures(self) -> dict[str, float]:
         """The figures of the step that has just ended, "loss" among them; counts anew from then on."""
         raise NotImplementedError(f"{type(self).__name__} says nothing of its steps")
@@ -57,6 +60,7 @@ class Watched(Trainer):
         """The last that the Trainer asks for before the optimizer's step: a bad gradient never reaches the weights."""
         norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))  # type: ignore[no-untyped-call]
         self.require_finite("gradient", norm)
+        self.gradient_norm = norm
         return norm
 
     def require_finite(self, what: str, value: float) -> None:
@@ -130,6 +134,7 @@ class Recorder(TrainerCallback):
             "step": step,
             "tokens": self.tokens[step],
             **figures,
+            "gradient_norm": self.trainer.gradient_norm,
             "learning_rate": self.trainer.optimizer.param_groups[0]["lr"] if self.trainer.optimizer else 0.0,
             "seconds": seconds,
             "tokens_per_second": read / seconds,

@@ -92,6 +92,7 @@ def test_what_a_result_says(workspace: Workspace) -> None:
         "General text": "1.250 → 1.375 bits per byte: forgetting +0.125",
         "Distance to the base": "KL 0.500 nats per token on general prompts",
         "Questions: general": "90% → 85% of 48 right: −5 points (95 % interval −12 to +2)",
+        "Diagnosis": "Found: catastrophic forgetting. Cannot tell: diverged and learned, but not usable.",
         "Took": "2 minutes for 10,240 tokens, 128 tokens/s on cpu",
     }
 
