@@ -26,8 +26,9 @@ def probed(run: Run) -> None:
             if one.more and one.read != 0:
                 low, high = (100 * bound for bound in one.more[1])
                 st.caption(
-                    f"The gain on sentences that it read is {100 * one.more[0]:+.0f} percentage points larger "
-                    f"(95 % interval {low:+.0f} to {high:+.0f}). Guessing scores {one.memorised.chance:.0%}."
+                    "The gain on sentences that it read, minus the gain on sentences that it never saw: "
+                    f"{100 * one.more[0]:+.0f} percentage points (95 % interval {low:+.0f} to {high:+.0f}). "
+                    f"Guessing scores {one.memorised.chance:.0%}."
                 )
 
 
