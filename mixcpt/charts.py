@@ -13,6 +13,9 @@ from plotly.subplots import make_subplots
 
 from mixcpt import chains, measured, spread
 from mixcpt.chain_chart import chain as chain
+from mixcpt.changes import changes
+from mixcpt.changes_chart import by_kind as by_kind
+from mixcpt.changes_chart import largest as largest
 from mixcpt.compare import Row, summarise, with_curves
 from mixcpt.corpus import Corpus
 from mixcpt.curves import forgetting_curve as forgetting_curve
@@ -291,6 +294,8 @@ CHARTS: dict[str, Chart] = {
     "strengths": Chart(
         "Gain and forgetting over strength", "run", _of_run(lambda run: strengths(measured.points(run)))
     ),
+    "changes": Chart("Largest changes in held-out text", "run", _of_run(lambda run: largest(changes(run)))),
+    "change_kinds": Chart("Change by text and kind of token", "run", _of_run(lambda run: by_kind(changes(run)))),
     "seeds": Chart("Differences seed by seed", "runs", _of_rows(seeds)),
     "questions": Chart("Questions", "runs", _of_rows(lambda rows: questions(summarise(rows)))),
     "lengths": Chart(

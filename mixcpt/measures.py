@@ -39,6 +39,10 @@ class Sample:
     piece_bytes: list[int]
     documents: list[str]
     """Per piece, the id of the document it comes from."""
+    texts: list[str]
+    """Per piece, what is read of its document."""
+    spans: list[np.ndarray]
+    """Per piece, where each predicted token stands in its text: [tokens, 2], start and end in characters."""
 
     @property
     def tokens(self) -> int:
@@ -62,6 +66,8 @@ def sample(
     segments: list[tuple[int, np.ndarray]] = []
     piece_bytes: list[int] = []
     documents: list[str] = []
+    texts: list[str] = []
+    spans: list[np.ndarray] = []
     left, opening = limit, tokenizer.opening
     held = corpus.documents(split)
     for index in indices:
@@ -79,9 +85,14 @@ def sample(
             predicted = text[offsets[known - 1][1] if known else 0 : offsets[end - 1][1]]
             piece_bytes.append(len(predicted.encode("utf-8")))
             documents.append(held[index].id)
+            first = min(offsets[start - 1][1], offsets[start][0]) if start else 0
+            texts.append(text[first : offsets[end - 1][1]])
+            spans.append(np.array(offsets[known:end], dtype=np.int32) - first)
             left -= len(piece)
     packed = pack([len(ids) for _, ids in segments], config.row_tokens)
-    return Sample([build_row([segments[number] for number in row]) for row in packed], piece_bytes, documents)
+    return Sample(
+        [build_row([segments[number] for number in row]) for row in packed], piece_bytes, documents, texts, spans
+    )
 
 
 class Measures:
@@ -167,15 +178,30 @@ def kl_by_piece(
 
 def bits_by_piece(model: nn.Module, head: Head, pieces: Sample, check: Callable[[], None] = lambda: None) -> np.ndarray:
     """Bits needed for each piece (float64), in the order of `pieces.piece_bytes`; `check` is called before each row."""
-    bits = np.zeros(len(pieces.piece_bytes))
+    return bits_of(nats_by_token(model, head, pieces, check))
+
+
+def bits_of(nats: list[np.ndarray]) -> np.ndarray:
+    """Sums in bits (float64) of each piece's nats."""
+    return np.array([math.fsum(piece) / math.log(2) for piece in nats])
+
+
+def nats_by_token(
+    model: nn.Module, head: Head, pieces: Sample, check: Callable[[], None] = lambda: None
+) -> list[np.ndarray]:
+    """Per piece -log p of each of its predicted tokens, in nats (float32), as `pieces.spans` has them; `check` is
+    called before each row."""
+    found: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(pieces.piece_bytes)
     with evaluating(model):
         for row in pieces.rows:
             check()
             states = hidden(model, row)[0]
             labels = torch.from_numpy(row.labels[1:]).long().to(states.device)
-            losses, _ = token_losses(states[:-1], None, labels, head)
-            np.add.at(bits, row.segment[1:], losses.double().cpu().numpy() / math.log(2))
-    return bits
+            losses = token_losses(states[:-1], None, labels, head)[0].float().cpu().numpy()
+            predicted = row.labels[1:] >= 0
+            for piece in np.unique(row.segment):
+                found[piece] = losses[predicted & (row.segment[1:] == piece)]
+    return found
 
 
 def bits_per_byte(model: nn.Module, head: Head, pieces: Sample) -> float:
@@ -195,8 +221,12 @@ def _join(parts: list[Sample]) -> Sample:
     rows: list[Row] = []
     piece_bytes: list[int] = []
     documents: list[str] = []
+    texts: list[str] = []
+    spans: list[np.ndarray] = []
     for part in parts:
         rows += [Row(r.ids, r.positions, r.labels, r.segment + len(piece_bytes)) for r in part.rows]
         piece_bytes += part.piece_bytes
         documents += part.documents
-    return Sample(rows, piece_bytes, documents)
+        texts += part.texts
+        spans += part.spans
+    return Sample(rows, piece_bytes, documents, texts, spans)

@@ -2,8 +2,9 @@
 
 The held-out part of each text is read under the base and under the run, in the precision that the run was trained in.
 Of a long document only its first `PIECE` tokens count, so that many documents do; and however a run was trained, it is
-measured on the same pieces as every other run of its model. What was measured before under the same key is not
-measured again, so a job that was stopped goes on where it was. What this gives up: speed on a GPU, where one row of
+measured on the same pieces as every other run of its model. Of the run at full strength every token's loss is kept
+beside that of the base (`mixcpt.token_losses`). What was measured before under the same key is not measured again, so a
+job that was stopped goes on where it was. What this gives up: speed on a GPU, where one row of
 512 tokens at a time is little work.
 """
 
@@ -12,21 +13,26 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
+from mixcpt import token_losses
 from mixcpt.builtin import fingerprint, open_source
 from mixcpt.config import MixtureConfig, SourceShare
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.lssd import Head
 from mixcpt.measured import PROMPTS, TOKENS, VERSION, Order, Taken, folder_of, part_of, texts_of
-from mixcpt.measures import Sample, bits_by_piece, hidden, kl_by_piece, sample
+from mixcpt.measures import Sample, bits_by_piece, bits_of, hidden, kl_by_piece, nats_by_token, sample
 from mixcpt.modelstore import ensure_model
 from mixcpt.prompts import Base, base_of
 from mixcpt.resident import Resident, release_memory
 from mixcpt.runs import Run, Runs
 from mixcpt.teacher import evaluating
+from mixcpt.token_kinds import kinds_of, terms_of
+from mixcpt.token_losses import TokenLosses
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace, now, read_json, write_json
 
@@ -110,6 +116,7 @@ class _OnBase:
         self._texts: dict[tuple[str, str], _Text | None] = {}
         self._model: Resident | None = None
         self._teacher: dict[str, tuple[list[Tensor], Head]] = {}
+        self._terms: dict[tuple[str, ...], set[str]] = {}
 
     def take(self) -> list[Taken]:
         work = [(run, text) for run in self.runs for text in self._texts_of(run)]
@@ -168,18 +175,31 @@ class _OnBase:
         """What the base needs for each document; read where it is known, else taken and kept."""
         if text.measure == "kl":
             return [0.0] * len(text.pieces.piece_bytes)
-        kept = self.workspace.root / "measured" / f"{_hash(text.how)}.json"
+        kept = self._base_file(text)
         if kept.exists():
             values: list[float] = read_json(kept)["values"]
             return values
+        values = bits_of(self._nats_of_base(text)).tolist()
+        write_json(kept, {"how": text.how, "documents": text.pieces.documents, "values": values, "finished": now()})
+        return values
+
+    def _base_file(self, text: _Text) -> Path:
+        return self.workspace.root / "measured" / f"{_hash(text.how)}.json"
+
+    def _nats_of_base(self, text: _Text) -> list[np.ndarray]:
+        """Token by token, for each document; read where it is known, else taken and kept."""
+        kept = self._base_file(text).with_suffix(".npz")
+        if kept.exists():
+            ends = np.cumsum([len(spans) for spans in text.pieces.spans])
+            return np.split(token_losses.load(kept)[1]["base"], ends[:-1])
         self.check()
         self.progress(None, f"the base on {text.name}")
         model = self._loaded()
         model.use(None)
-        values = bits_by_piece(model.model, model.head, text.pieces, self.check).tolist()
+        nats = nats_by_token(model.model, model.head, text.pieces, self.check)
         kept.parent.mkdir(exist_ok=True)
-        write_json(kept, {"how": text.how, "documents": text.pieces.documents, "values": values, "finished": now()})
-        return values
+        token_losses.save(kept, {"how": text.how, "finished": now()}, {"base": np.concatenate(nats)})
+        return nats
 
     def _loaded(self) -> Resident:
         if self._model is None:
@@ -190,19 +210,25 @@ class _OnBase:
     def _taken(self, run: Run, text: _Text, strength: float) -> Taken:
         path = folder_of(run) / f"{_hash({**text.how, 'adapter': _adapter(run), 'strength': strength})}.json"
         base = self._bases[text.name, text.measure]
-        if path.exists():
+        by_token = text.measure == "bits" and strength == 1
+        if path.exists() and (not by_token or path.with_suffix(".npz").exists()):
             values = read_json(path)
             finished = str(values["finished"])
             return self._as_taken(run, text, strength, base, values["values"], values["sizes"], finished)
         sizes: Sequence[float] = text.pieces.piece_bytes
         if text.measure == "kl":
             values, sizes = self._kl(run, text, strength)
+        elif by_token:
+            nats = self._nats(run, text)
+            values = bits_of(nats).tolist()
         else:
             values = base if strength == 0 else self._bits(run, text, strength)
         taken = self._as_taken(run, text, strength, base, values, sizes, now())
         if not run.folder.exists():
             raise NotFound(f"Run {run.id} was deleted meanwhile, so nothing more is measured of it.")
         path.parent.mkdir(exist_ok=True)
+        if by_token:
+            token_losses.write(path.with_suffix(".npz"), self._as_losses(run, text, nats, taken.finished))
         write_json(path, taken.kept())
         return taken
 
@@ -237,6 +263,38 @@ class _OnBase:
         model.use(run, strength)
         bits: list[float] = bits_by_piece(model.model, model.head, text.pieces, self.check).tolist()
         return bits
+
+    def _nats(self, run: Run, text: _Text) -> list[np.ndarray]:
+        """Of the run at full strength, token by token for each document."""
+        model = self._loaded()
+        model.use(run, 1.0)
+        return nats_by_token(model.model, model.head, text.pieces, self.check)
+
+    def _as_losses(self, run: Run, text: _Text, nats: list[np.ndarray], finished: str) -> TokenLosses:
+        pieces, terms = text.pieces, self._terms_of(run)
+        kinds = [kinds_of(one, spans, terms) for one, spans in zip(pieces.texts, pieces.spans, strict=True)]
+        return TokenLosses(
+            source=text.name,
+            part=part_of(run, text.name),
+            documents=tuple(pieces.documents),
+            texts=tuple(pieces.texts),
+            piece=np.repeat(np.arange(len(pieces.spans)), [len(spans) for spans in pieces.spans]),
+            spans=np.concatenate(pieces.spans),
+            kinds=np.concatenate(kinds),
+            base=np.concatenate(self._nats_of_base(text)),
+            run=np.concatenate(nats),
+            how=text.how,
+            finished=finished,
+        )
+
+    def _terms_of(self, run: Run) -> set[str]:
+        """The terms of those corpora of the run's field that are still there."""
+        field = tuple(run.config.mixture.domain_sources())
+        if field not in self._terms:
+            self.progress(None, "looking for the terms of the field")
+            there = [name for name in field if self._text(name, "bits")]
+            self._terms[field] = terms_of(open_source(self.workspace, name, self._tokenizer) for name in there)
+        return self._terms[field]
 
     def _kl(self, run: Run, text: _Text, strength: float) -> tuple[list[float], list[int]]:
         """Nats and predicted tokens of each prompt."""

@@ -15,6 +15,7 @@ WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 """A word, a number or a name: letters and digits, with hyphens and apostrophes inside."""
 
 _FENCE = re.compile(r"^(```|~~~).*?^\1\s*$|<!--.*?-->", re.MULTILINE | re.DOTALL)
+_LINE = re.compile(r"[^\n]*\n+|[^\n]+")
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _NO_PROSE = re.compile(r"#|\||<|>|=|\+|\$|[-*•] |\d+[.)] |( {4}|\t)")
 _END = re.compile(r"(?<=[.!?])[\"”’')]*\s+(?=[\"“‘'(]?[^\W\d_a-z])")
@@ -46,16 +47,34 @@ def sentences(text: str) -> Iterator[Sentence]:
             before = [*before, sentence] if not _MARKUP.search(sentence) else []
 
 
+def stretches(text: str) -> Iterator[tuple[int, int]]:
+    """Where the lines of any text, and the sentences in them, begin and end: [start, end) in characters, in order and
+    without a gap, each with the white space behind it."""
+    for line in _LINE.finditer(text):
+        start = line.start()
+        for end in [*_ends(line[0]), len(line[0])]:
+            if line.start() + end > start:
+                yield start, line.start() + end
+                start = line.start() + end
+
+
 def _cut(paragraph: str) -> Iterator[str]:
-    """The paragraph's sentences; an abbreviation ends none."""
+    """The paragraph's sentences."""
     start = 0
-    for end in _END.finditer(paragraph):
-        sentence = paragraph[start : end.end()].rstrip()
-        if not _SHORTENED.search(sentence):
-            yield sentence
-            start = end.end()
+    for end in _ends(paragraph):
+        yield paragraph[start:end].rstrip()
+        start = end
     if start < len(paragraph):
         yield paragraph[start:]
+
+
+def _ends(paragraph: str) -> Iterator[int]:
+    """Where its sentences end, white space included, but for the last one; an abbreviation ends none."""
+    start = 0
+    for end in _END.finditer(paragraph):
+        if not _SHORTENED.search(paragraph[start : end.end()].rstrip()):
+            yield end.end()
+            start = end.end()
 
 
 def _last_words(before: list[str]) -> str:

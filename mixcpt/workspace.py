@@ -37,10 +37,15 @@ def check_name(name: str, what: str = "name") -> str:
 
 def write_atomic(path: Path, text: str) -> None:
     """Replace the file at `path` by `text` (UTF-8) so that a reader sees the old or the new whole, never a part."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace the file at `path` by `content`, as `write_atomic` does."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

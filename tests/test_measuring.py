@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from adapted import adapted_run, write_adapter
@@ -12,7 +13,7 @@ from peft import PeftModel
 from test_measures import nats
 from transformers import AutoModelForCausalLM
 
-from mixcpt import measured, measuring
+from mixcpt import measured, measuring, token_losses
 from mixcpt.builtin import GENERAL
 from mixcpt.corpus import Corpus, remove
 from mixcpt.errors import BadInput, Interrupted, NotFound
@@ -139,10 +140,53 @@ def test_what_is_known_is_not_measured_again(
 
 def test_a_run_read_from_disk_is_what_was_measured(small_corpora: Workspace, run: Run) -> None:
     found = measure(small_corpora, run, on=["field", "world"], strengths=[0.5, 1], usual=False)
-    (path,) = [path for path in measured.folder_of(run).iterdir() if read_json(path)["text"] == "world"][:1]
+    (path,) = [path for path in measured.folder_of(run).glob("*.json") if read_json(path)["text"] == "world"][:1]
     assert set(read_json(path)) == {*Taken.__dataclass_fields__} - {"run", "part"}
     measured._FILES = type(measured._FILES)()
     assert {(one.text, one.strength): one for one in read(run)} == {(one.text, one.strength): one for one in found}
+
+
+def test_every_token_is_kept_beside_that_of_the_base(
+    small_corpora: Workspace, run: Run, tiny_model_folder: Path, tiny_tokenizer: TextTokenizer
+) -> None:
+    (taken,) = measure(small_corpora, run, on=["field"], usual=False)
+    (kept,) = token_losses.read(run)
+    documents = Corpus.open(small_corpora, "field").documents("heldout")
+    assert kept.texts == tuple(document.text for document in documents) and kept.documents == taken.documents
+    text = documents[0].text
+    ids = torch.from_numpy(tiny_tokenizer.encode([text])[0]).long()[None]
+    for strength, losses in ((1.0, kept.run), (0.0, kept.base)):
+        with torch.no_grad():
+            p = alone(tiny_model_folder, run, strength)(ids).logits[0, :-1].log_softmax(-1)
+        expected = -p.gather(1, ids[0, 1:, None])[:, 0]
+        assert losses[kept.piece == 0] == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-5)
+    assert kept.spans[kept.piece == 0].tolist() == [[place, place + 1] for place in range(1, len(text))]
+    bits = np.bincount(kept.piece, weights=kept.run.astype(np.float64)) / math.log(2)
+    assert bits == pytest.approx(taken.values, rel=1e-6)
+
+
+def test_pieces_of_a_long_document_know_where_their_tokens_stand(
+    small_corpora: Workspace, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "PIECE", 50)
+    measure(small_corpora, run, on=["field"], usual=False)
+    (kept,) = token_losses.read(run)
+    assert {len(text) for text in kept.texts} == {50} and len(kept.piece) == 49 * len(kept.texts)
+    assert kept.spans.max() == 50 and kept.spans.min() == 1
+
+
+def test_tokens_that_were_not_kept_before_are_measured_and_no_other_strength_keeps_any(
+    small_corpora: Workspace, run: Run, loads: list[str]
+) -> None:
+    measure(small_corpora, run, on=["field"], strengths=[0, 0.5], usual=False)
+    assert token_losses.paths(run) == []
+    (first,) = measure(small_corpora, run, on=["field"], usual=False)
+    for path in [*token_losses.paths(run), *(small_corpora.root / "measured").glob("*.npz")]:
+        path.unlink()  # as a workspace of before has it
+    (again,) = measure(small_corpora, run, on=["field"], usual=False)
+    assert again.values == first.values and len(token_losses.paths(run)) == 1 and len(loads) == 3
+    measure(small_corpora, run, on=["field"], usual=False)
+    assert len(loads) == 3
 
 
 def test_several_runs_share_one_base(small_corpora: Workspace, tiny_model_folder: Path, loads: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mixcpt.sentences import Sentence, sentences
+from mixcpt.sentences import Sentence, sentences, stretches
 
 LONG = "This sentence has exactly eight words in it."
 
@@ -64,3 +64,10 @@ def test_the_context_is_of_whole_sentences_and_of_40_words_at_most() -> None:
 
 def test_a_sentence_with_markup_is_no_context() -> None:
     assert list(sentences(f"Use the `--flag` of <that> tool as shown. {LONG}")) == [Sentence(LONG, "")]
+
+
+def test_stretches_cover_any_text_line_by_line_and_sentence_by_sentence() -> None:
+    text = "\n\nDr. Smith left. He came\nback.  Then\n\n  x = 1\n"
+    parts = [text[start:end] for start, end in stretches(text)]
+    assert parts == ["\n\n", "Dr. Smith left. ", "He came\n", "back.  ", "Then\n\n", "  x = 1\n"]
+    assert list(stretches("")) == [] and list(stretches("end")) == [(0, 3)]
