@@ -14,7 +14,9 @@ from mixcpt.overview import RunSummary, overview
 from mixcpt.palette import STAGE_NAMES
 
 LAUNCH = "../pages/launch.py"
-MOST = 30
+MOST = 300
+_WRAPPED = 30
+"""Of more runs than these, the list of those chosen scrolls instead of growing."""
 _RUNS, _EXPERIMENT, _EQUAL, _AT = "compare_runs", "compare_experiment", "compare_equal", "compare_tokens"
 
 
@@ -100,7 +102,7 @@ def _pickers(runs: Sequence[RunSummary]) -> None:
         key=_RUNS,
         format_func=_labels(runs).__getitem__,
         max_selections=MOST,
-        wrap=True,
+        wrap=len(st.session_state[_RUNS]) <= _WRAPPED,
         placeholder="Find runs by name",
         help=f"Type to search; up to {MOST} runs. Of those called the same, stage, experiment or seed is told.",
     )

@@ -94,10 +94,10 @@ def _bar(study: Study, job: Job | None, lines: list[list[Cell]]) -> None:
 
 
 def _cell(cell: Cell) -> None:
-    if cell.run is None or cell.state not in STATES:
-        st.caption(":material/radio_button_unchecked: waits")
-        return
     look = STATES[cell.state]
+    if cell.run is None:
+        st.caption(f"{look.icon} {look.word}")
+        return
     words = f"{cell.progress:.0%}" if cell.state == "running" else look.word
     if st.button(
         f":{look.colour}[{look.icon}] {words}", key=f"study_cell_{cell.run}_{cell.arm}_{cell.seed}", type="tertiary",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mixcpt import charts
+from mixcpt import charts, summaries
 from mixcpt.claims import claims, pairs_against
 from mixcpt.compare import Arm, Row, arm_of, config_diff, summarise, titled, with_curves
 from mixcpt.curves import MEASURES, title_of
@@ -36,6 +36,8 @@ class Refused:
     reason: str
 
 
+_POINTS = 200
+"""Of a curve so many are kept of each run."""
 _ROWS: Kept[Row] = Kept()
 _FILES = ("run.json", "labels.json", "metrics.jsonl", "results.json")
 
@@ -63,9 +65,12 @@ def _row_of(run: Run, domain_tokens: int | None) -> Row:
         (row,) = with_curves([run], domain_tokens)
         if row["tokens"] == 0:
             raise BadInput(f"Run {run.id} was measured only before its training: wait for the next measure.")
-        return {**row, "curve": thinned(row["curve"])}
+        return {**row, "curve": thinned(row["curve"], _POINTS)}
 
-    return _ROWS.get((run.folder, domain_tokens), [str(run.folder / name) for name in _FILES], read)
+    def kept() -> Row:
+        return read() if domain_tokens else summaries.kept(run, read)
+
+    return _ROWS.get((run.folder, domain_tokens), [str(run.folder / name) for name in _FILES], kept)
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ def forgetting_curves(runs: Sequence[Row], measure: str = "general") -> go.Figur
     shown, name = MEASURES[measure], f"forgetting_curves_{measure}"
     figure, seen = go.Figure(), set()
     for number, row in numbered(runs):
-        points = _points(own(row["curve"]), shown.key)
+        points = thinned(_points(own(row["curve"]), shown.key), plotting.per_line(len(runs)))
         if len(points) < 2:
             continue
         base, before = row["curve"][0]["measure"][shown.key], row.get("tokens_before", 0)

@@ -13,7 +13,7 @@ from mixcpt.chains import own
 from mixcpt.compare import Row
 from mixcpt.curves import describe, numbered, title_of
 from mixcpt.palette import GENERAL, NEUTRAL, RUNS, STAGES, run_colour
-from mixcpt.plotting import dotted, frame, label, nothing, thinned
+from mixcpt.plotting import dotted, frame, label, nothing, per_line, thinned
 from mixcpt.statistics import seed_interval
 
 _SHAPES = ("circle", "square", "triangle-up", "cross")
@@ -61,7 +61,7 @@ def plane(rows: Sequence[Row], *, pareto: bool = False, tolerance: float | None 
     for number, row in placed:
         if row.get("strengths"):
             _add_strengths(figure, row, run_colour(number), tolerance)
-        elif not _add_trail(figure, row, run_colour(number)):
+        elif not _add_trail(figure, row, run_colour(number), per_line(len(placed) * 4, 60)):
             _add_joint(figure, row, ends.get(row.get("parent") or ""))
     figure.add_scatter(
         x=[0], y=[0], mode="markers", marker={"symbol": "diamond", "size": 12, "color": STAGES["base"]},
@@ -188,14 +188,14 @@ def _quadrants() -> list[dict[str, Any]]:
     return found
 
 
-def _add_trail(figure: go.Figure, row: Row, colour: str) -> bool:
+def _add_trail(figure: go.Figure, row: Row, colour: str, most: int) -> bool:
     """The way of a run; False where its curve does not tell it."""
     curve = row.get("curve", ())
     points = [point["measure"] for point in own(curve)]
     points = [point for point in points if {"domain_bits_per_byte", "general_bits_per_byte"} <= point.keys()]
     if len(points) < 2:
         return False
-    base, points = curve[0]["measure"], thinned(points, 60)
+    base, points = curve[0]["measure"], thinned(points, most)
     figure.add_scatter(
         x=[point["general_bits_per_byte"] - base["general_bits_per_byte"] for point in points],
         y=[base["domain_bits_per_byte"] - point["domain_bits_per_byte"] for point in points],

@@ -20,6 +20,7 @@ Record = dict[str, Any]
 
 POINTS = 400
 """Of a curve at most so many points are drawn."""
+_TOGETHER = 12_000
 SMOOTHED_FROM = 50
 """Points from which a noisy curve is drawn with its running mean."""
 TOKENS = "tokens read"
@@ -86,6 +87,11 @@ def thinned(points: Sequence[Any], most: int = POINTS) -> list[Any]:
     if len(points) <= most:
         return list(points)
     return [points[round(place)] for place in np.linspace(0, len(points) - 1, most)]
+
+
+def per_line(lines: int, most: int = POINTS) -> int:
+    """How many points of each line are drawn where so many are overlaid: at most some ten thousand together."""
+    return max(12, min(most, _TOGETHER // max(1, lines)))
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:

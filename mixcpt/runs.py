@@ -180,6 +180,11 @@ class Run:
             raise BadInput(f"Run {self.id} has no finished adapter: wait for its end or resume it (`mixcpt resume`).")
         return self.adapter
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether its training came to its end."""
+        return (self.folder / "results.json").exists() and "training" in self.results()
+
     def append(self, record: Record) -> None:
         """Add one record to the metrics. A line that a killed worker left half-written is cut off first."""
         metrics.append(self.metrics, record)
