@@ -1,9 +1,9 @@
 """How good is the estimate that is shown before a run? Measured beside estimated, in processes of their own.
 
-    python bench/estimate.py [--model smollm2-135m] [--tokens 4096] [--samples 24]
+    python bench/estimate.py [--model smollm2-135m] [--tokens 4096] [--samples 24] [--first N]
 
-Trains a few steps of each shape and prints peak memory and seconds, estimated and measured, with their ratio. Stage two
-learns from `--samples` samples drawn by chance, so nothing is scored.
+Trains a few steps of each shape (in bf16, where it says nothing else) and prints peak memory and seconds, estimated and
+measured, with their ratio. Stage two learns from `--samples` samples drawn by chance, so nothing is scored.
 Run it on a quiet machine; the medians of several runs are what counts.
 """
 
@@ -24,7 +24,7 @@ SHAPES: tuple[dict[str, object], ...] = (
     {"training.rows_per_step": 4, "training.rows_at_once": 4},
     {"training.rows_per_step": 4, "training.rows_at_once": 4, "training.checkpoint_activations": True},
     {"objective.retention": "none"},
-    {"model.precision": "bf16"},
+    {"model.precision": "fp32"},
     {"model.precision": "nf4"},
     {"stage": "sft"},
     {"stage": "sft", "training.samples_at_once": 4},
@@ -40,7 +40,7 @@ def stage_with(model: str, tokens: int, samples: int, changes: dict[str, object]
     from mixcpt.stages import Stage, follow
 
     plain = {
-        "model": {"name": model, "precision": "fp32"},
+        "model": {"name": model, "precision": "bf16"},
         "mixture": {"budget_tokens": tokens, "sources": [{"source": "builtin/atlas", "share": 1, "domain": True}]},
         "training": {"teacher_cache": False},  # else every shape but the first would find its texts cached
         "measures": {"every_steps": 0, "domain_tokens": 100, "general_tokens": 100, "prompt_tokens": 100},
@@ -81,12 +81,13 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--samples", type=int, default=24)
+    parser.add_argument("--first", type=int, default=len(SHAPES), help="of the shapes only the first N")
     parser.add_argument("--only", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only is not None:
         return measure(options.model, options.tokens, options.samples, options.only)
     print(f"{'shape':72} {'memory est.':>11} {'measured':>9} {'ratio':>6} {'s est.':>7} {'measured':>9} {'ratio':>6}")
-    for changes in SHAPES:
+    for changes in SHAPES[: options.first]:
         sizes = ["--tokens", str(options.tokens), "--samples", str(options.samples)]
         arguments = ["--model", options.model, *sizes, "--only", json.dumps(changes)]
         with tempfile.TemporaryFile("w+") as errors:

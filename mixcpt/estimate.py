@@ -1,11 +1,12 @@
 """How much memory and time a run will need, before it starts; logits included. No torch: it reads the model's files.
 
 Formulas are ours; the constants named below were measured (`bench/estimate.py` gives them again). It gives up precision
-for families far from Llama's shape: there the activations are a guess from width and depth. It leaves out what a job
-takes to start, and the questions at the end.
+for families far from Llama's shape: there the activations are a guess from the sizes of layers. It leaves out what a
+job takes to start, and the questions at the end.
 """
 
 import json
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,19 +20,25 @@ from mixcpt.workspace import read_json
 
 PROCESS_BYTES = 630_000_000
 """Python, torch and transformers before any model."""
-LOGIT_COPIES = 5
-"""fp32 tensors of [chunk, vocabulary] that are alive at once in the chunked loss with a teacher."""
+LOGIT_COPIES = 2
+"""Tensors of [chunk, vocabulary], in the type of the products, that are alive at once in the chunked loss."""
+LOGIT_BLOCKS = 16_000_000
+"""Bytes of the blocks in which a processor goes over them."""
 SLACK = 1.15
 """What allocators keep beyond what is asked of them, the more the longer a run takes."""
 
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "nf4": 0.57}
 _OTHER_BYTES = {"fp32": 4, "bf16": 2, "nf4": 2}
 """Of what is in no linear layer: embeddings, head and norms. With NF4 on a processor that is faster in fp32 it is 4."""
-_EFFICIENCY = {"cpu": 0.4, "cuda": 0.35}
-_BF16_EFFICIENCY = 0.28
-"""Share of the measured (CPU) or usual (GPU) matrix-product speed that whole training steps reach. On a CPU in bf16 it
-is less, for there the products are the smaller part of a step."""
+_EFFICIENCY = {"fp32": 0.55, "bf16": 0.5, "nf4": 0.45}
+_GPU_EFFICIENCY = 0.35
+"""Share of the measured (CPU) or usual (GPU) matrix-product speed that whole training steps reach: the less, the faster
+the products, for all else is then the larger part of a step."""
+_PER_EDGE, _PER_NORM = 1.05, 2.4
+"""Numbers that are kept for the backward pass, for each token: for each input and output of a linear layer, and for
+each weight of a norm (the norms of transformers keep fp32). Fitted to SmolLM2 and Gemma 3."""
 _GPU_GFLOPS = 100_000.0
+_NORM = re.compile(r"norm|\bln_")
 _TILE = (4096, 32_768)
 """Tokens and words whose logits TRL makes at once."""
 TILE_COPIES = 7
@@ -46,8 +53,9 @@ class Shape:
     """[out, in] of every linear layer inside the body, the ones that carry adapters."""
     other: int
     """Parameters that are in no such layer: embeddings, norms, head."""
+    norms: int
+    """Of `other` those of norms."""
     width: int
-    feed_forward: int
     layers: int
     vocabulary: int
     ends: int
@@ -114,8 +122,8 @@ def _shape(config: dict[str, Any], tensors: dict[str, list[int]]) -> Shape:
     return Shape(
         linear=linear,
         other=total - sum(rows * columns for rows, columns in linear),
+        norms=sum(_size(shape) for name, shape in tensors.items() if len(shape) == 1 and _NORM.search(name)),
         width=width,
-        feed_forward=int(config.get("intermediate_size", 4 * width)),
         layers=int(config.get("num_hidden_layers", config.get("n_layer", 1))),
         vocabulary=vocabulary,
         ends=sum(_size(shape) for shape in tensors.values() if len(shape) == 2 and vocabulary in shape),
@@ -169,7 +177,7 @@ def estimate(
 
 def efficiency(device: str, precision: str) -> float:
     """Share of the speed of large matrix products that training reaches (measured)."""
-    return _BF16_EFFICIENCY if (device, precision) == ("cpu", "bf16") else _EFFICIENCY[device]
+    return _EFFICIENCY[precision] if device == "cpu" else _GPU_EFFICIENCY
 
 
 def _known(sizes: SampleSizes | None) -> SampleSizes:
@@ -222,21 +230,22 @@ def _answers(stage: Sft) -> int:
 
 
 def _activations(stage: AnyStage, shape: Shape, precision: str, tokens: int) -> int:
-    """Bytes kept for the backward pass: per token and layer about 17 vectors of the width and 8 of the feed-forward."""
+    """Bytes kept for the backward pass: with checkpoints the states between layers, and all of one layer."""
     element = 4 if precision == "fp32" else 2
-    layer = (17 * shape.width + 8 * shape.feed_forward) * element
+    edges = sum(rows + columns for rows, columns in shape.linear)
+    kept = _PER_EDGE * edges + _PER_NORM * shape.norms
     if stage.training.checkpoint_activations:
-        return tokens * (shape.layers * shape.width * element + layer)
-    return tokens * shape.layers * layer
+        kept = shape.layers * shape.width + kept / shape.layers
+    return round(tokens * kept * element)
 
 
 def _logits(stage: AnyStage, shape: Shape, device: str, precision: str, tokens: int) -> int:
     """Bytes of the logits that are alive at once. TRL makes them in tiles of 4,096 tokens and 32,768 words: on a GPU in
     place, in plain torch with copies in fp32."""
-    if not isinstance(stage, Sft):
-        return LOGIT_COPIES * 4 * stage.training.loss_chunk * shape.vocabulary
-    tile = min(tokens, _TILE[0]) * min(shape.vocabulary, _TILE[1])
     element = 4 if precision == "fp32" else 2
+    if not isinstance(stage, Sft):
+        return LOGIT_COPIES * element * stage.training.loss_chunk * shape.vocabulary + LOGIT_BLOCKS
+    tile = min(tokens, _TILE[0]) * min(shape.vocabulary, _TILE[1])
     return tile * (element if device == "cuda" else element + 4 * TILE_COPIES)
 
 

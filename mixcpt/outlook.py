@@ -75,7 +75,7 @@ def estimate_in_turn(workspace: Workspace, stages: Sequence[AnyStage]) -> list[E
             cached = cover(segments, at_hand).saved
             at_hand.update(segments.keys)
             device, precision = here.device, here.precision
-            gflops = _cpu_gflops(facts, device, precision)
+            gflops = machine.peak_gflops(facts, device, precision) if device == "cpu" else None
             needed = estimate(stage, here.shape, device=device, precision=precision, gflops=gflops, cached=cached)
             here = replace(here, needed=needed)
         found.append(_fitting(stage, here))
@@ -102,7 +102,7 @@ def _outlook(
     workspace: Workspace, stage: AnyStage, folder: Path, facts: Machine, sizes: SampleSizes | None = None
 ) -> Outlook:
     device, precision = machine.resolve(stage.model, facts)
-    gflops = _cpu_gflops(facts, device, precision)
+    gflops = machine.peak_gflops(facts, device, precision) if device == "cpu" else None
     shape = shape_of(folder)
     if isinstance(stage, Sft) and sizes is None:
         sizes = sample_sizes(workspace, stage)
@@ -112,13 +112,6 @@ def _outlook(
     needed = replace(needed, at_hand=cover.share if cover else None)
     free = facts.cuda.memory_free_gb if device == "cuda" and facts.cuda else facts.memory_available_gb
     return Outlook(needed, free * 1e9, device, precision, shape, sizes, cover)
-
-
-def _cpu_gflops(facts: Machine, device: str, precision: str) -> float | None:
-    """The measured speed that an estimate is made with; None on a GPU."""
-    if device != "cpu":
-        return None
-    return facts.timings.bf16 if precision == "bf16" else facts.timings.fp32
 
 
 @dataclass(frozen=True)

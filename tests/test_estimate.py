@@ -13,7 +13,7 @@ import pytest
 
 from mixcpt.errors import TooLittle
 from mixcpt.estimate import (
-    LOGIT_COPIES,
+    LOGIT_BLOCKS,
     PROCESS_BYTES,
     SLACK,
     TILE_COPIES,
@@ -32,7 +32,9 @@ from mixcpt.estimate import (
 from mixcpt.settings import override, parse_change, validate
 from mixcpt.stages import AnyStage, Sft, Stage, follow
 
-TINY = Shape(linear=[(4, 4), (8, 4), (4, 8)], other=84, width=4, feed_forward=8, layers=1, vocabulary=10, ends=80)
+TINY = Shape(linear=[(4, 4), (8, 4), (4, 8)], other=84, norms=4, width=4, layers=1, vocabulary=10, ends=80)
+KEPT = 1.05 * (8 + 12 + 12) + 2.4 * 4
+"""Numbers a token that are kept for the backward pass."""
 
 
 def write_safetensors(path: Path, shapes: dict[str, list[int]]) -> None:
@@ -84,7 +86,7 @@ def test_a_shape_is_read_from_a_nested_text_config_and_older_names(tmp_path: Pat
     (tmp_path / "config.json").write_text(json.dumps(config))
     write_safetensors(tmp_path / "model.safetensors", {"h.weight": [4, 4]})
     shape = shape_of(tmp_path)
-    assert (shape.vocabulary, shape.width, shape.layers, shape.feed_forward) == (10, 4, 3, 16)
+    assert (shape.vocabulary, shape.width, shape.layers, shape.norms) == (10, 4, 3, 0)
 
 
 def test_shape_of_a_real_folder(tiny_model_folder: Path) -> None:
@@ -100,8 +102,8 @@ def test_the_parts_by_hand() -> None:
         "process": PROCESS_BYTES,
         "model": 80 * 2 + 84 * 2,
         "adapter": 16 * 2 * (8 + 12 + 12),  # rank 2; fp32 weight, gradient, two moments
-        "activations": 32 * (17 * 4 + 8 * 8) * 2,  # two rows of 16 tokens, one layer, two bytes each
-        "logits": LOGIT_COPIES * 4 * 3 * 10,
+        "activations": round(32 * KEPT * 2),  # two rows of 16 tokens, two bytes each
+        "logits": 2 * 2 * 3 * 10 + LOGIT_BLOCKS,
     }
     found = estimate(stage(), TINY, device="cpu", precision="bf16", gflops=1.0)
     assert found.parts == wanted
@@ -141,10 +143,10 @@ def test_precision_changes_weights_and_activations() -> None:
 
 def test_settings_that_save_memory_save_it_in_their_part() -> None:
     whole = parts(stage())
-    assert parts(stage(training__rows_at_once=1)) == whole | {"activations": 16 * 132 * 2}
-    kept = 32 * (4 * 2 + 132 * 2)  # the layer's input, and one layer at a time
+    assert parts(stage(training__rows_at_once=1)) == whole | {"activations": round(16 * KEPT * 2)}
+    kept = round(32 * (4 + KEPT) * 2)  # the layer's input, and one layer at a time
     assert parts(stage(training__checkpoint_activations=True)) == whole | {"activations": kept}
-    assert parts(stage(training__loss_chunk=6)) == whole | {"logits": 2 * whole["logits"]}
+    assert parts(stage(training__loss_chunk=6)) == whole | {"logits": 2 * whole["logits"] - LOGIT_BLOCKS}
     assert parts(stage(), device="cuda")["process"] == 500_000_000
 
 
@@ -196,7 +198,7 @@ def needs(stage: Sft, sizes: SampleSizes = SIZES, device: str = "cpu", precision
 def test_the_parts_of_samples_by_hand() -> None:
     tokens = 2 * 30  # two samples at once, as long as the longest
     wanted = parts(stage()) | {
-        "activations": tokens * (17 * 4 + 8 * 8) * 2,
+        "activations": round(tokens * KEPT * 2),
         "logits": tokens * 10 * (2 + 4 * TILE_COPIES),  # the whole vocabulary of 10 is one tile
     }
     assert needs(learning("sft")).parts == wanted
@@ -210,7 +212,7 @@ def test_the_parts_of_samples_by_hand() -> None:
 
 def test_a_sample_is_no_longer_than_allowed() -> None:
     short = needs(learning("sft", samples__max_tokens=16)).parts
-    assert short["activations"] == 2 * 16 * (17 * 4 + 8 * 8) * 2
+    assert short["activations"] == round(2 * 16 * KEPT * 2)
 
 
 def test_logits_are_made_in_tiles() -> None:
@@ -257,8 +259,8 @@ def test_stage_two_is_not_estimated_without_its_samples() -> None:
 BIG = Shape(
     linear=[(4096, 4096)] * 4 * 32 + [(14336, 4096)] * 3 * 32,
     other=2 * 128_256 * 4096,
+    norms=65 * 4096,
     width=4096,
-    feed_forward=14336,
     layers=32,
     vocabulary=128_256,
     ends=2 * 128_256 * 4096,

@@ -111,7 +111,7 @@ def test_memory_that_a_lighter_way_saves_has_a_fix(ready: Workspace) -> None:
     heavy = stage_with(training__rows_per_step=4096, training__rows_at_once=4096, training__loss_chunk=1)
     here = outlook(ready, heavy, machine_of())
     assert here is not None
-    finding = found(ready, heavy, "GB of memory", machine_of(memory_gb=here.needed.memory_bytes / 1e9 - 0.3))
+    finding = found(ready, heavy, "GB of memory", machine_of(memory_gb=here.needed.memory_bytes / 1e9 - 0.1))
     assert finding is not None and finding.fix == {"training.rows_at_once": 1}
 
 
