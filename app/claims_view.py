@@ -58,15 +58,20 @@ def claim_list(pairs: Sequence[Pair], domain_tokens: int | None, *, key: str, co
 
 
 def _pair(number: int, pair: Pair, own: Sequence[Claim], domain_tokens: int | None, key: str, command: str) -> None:
-    with st.container(horizontal=True, vertical_alignment="top", gap="small"):
-        words = "  \n".join(f"{mark(claim)} {plain(claim.sentence())}." for claim in own)
-        st.markdown(words or "These two have no measure in common.", width="stretch")
+    told, button = st.columns([9, 1], vertical_alignment="top")
+    told.markdown("  \n".join(map(_said, own)) or "These two have no measure in common.")
+    with button:
         if st.button(
             "Card", key=f"{key}_card_{number}", icon=":material/id_card:", type="tertiary", disabled=not own,
             help="All that it takes to check this claim: data hashes, model, settings, command. To copy, or for the "
             "notebook.",
         ):  # fmt: skip
             _card(pair, own, domain_tokens, command)
+
+
+def _said(claim: Claim) -> str:
+    statement, evidence = (plain(words) for words in claim.words())
+    return f"{mark(claim)} **{statement}** ({evidence})."
 
 
 def mark(claim: Claim) -> str:

@@ -130,8 +130,8 @@ def _results(study: Study) -> None:
         else:
             st.caption("No two arms that the question is about are done yet.")
         st.caption(plain(" ".join(cautions(arms))))
-    st.subheader("The arms", anchor=False, help=study_reports.measured_on(rows))
     differences(arms, key="study_table")
+    st.caption(plain(study_reports.measured_on(rows)))
     left, right = st.columns(2, gap="medium")
     with left.container(border=True):
         st.subheader("Gain against forgetting", anchor=False, help="The best place is above and left.")

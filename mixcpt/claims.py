@@ -114,13 +114,18 @@ class Claim:
 
     def sentence(self, escaped: Callable[[str], str] = str) -> str:
         """The claim in words, without a stop. `escaped` is applied to the titles."""
+        statement, evidence = self.words(escaped)
+        return f"{statement} ({evidence})"
+
+    def words(self, escaped: Callable[[str], str] = str) -> tuple[str, str]:
+        """What is claimed, and what stands behind it. `escaped` is applied to the titles."""
         verdict = self.verdict
         sign = -1 if self.difference < 0 else 1
         told = "same" if verdict == "same" else "more" if sign > 0 else "less"
         words = getattr(self.measure, told).format(
             one=escaped(self.one), other=escaped(self.other), size=f"{self._number(abs(self.difference))} {self._unit}"
         )
-        return f"{words} ({self._evidence(1 if verdict == 'same' else sign)})"
+        return words, self._evidence(1 if verdict == "same" else sign)
 
     @property
     def _unit(self) -> str:

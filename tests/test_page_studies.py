@@ -14,7 +14,7 @@ from mixcpt.workspace import Workspace
 
 
 def said(app: AppTest) -> str:
-    return texts(app).replace("\\", "")
+    return texts(app).replace("\\", "").replace("**", "")
 
 
 def begun(studio: Workspace, seeds: int = 3, finished: int = 3) -> Study:
