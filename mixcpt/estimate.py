@@ -30,10 +30,12 @@ SLACK = 1.15
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "nf4": 0.57}
 _OTHER_BYTES = {"fp32": 4, "bf16": 2, "nf4": 2}
 """Of what is in no linear layer: embeddings, head and norms. With NF4 on a processor that is faster in fp32 it is 4."""
-_EFFICIENCY = {"fp32": 0.55, "bf16": 0.5, "nf4": 0.45}
+_EFFICIENCY = {"fp32": 0.6, "bf16": 0.52, "nf4": 0.5}
 _GPU_EFFICIENCY = 0.35
 """Share of the measured (CPU) or usual (GPU) matrix-product speed that whole training steps reach: the less, the faster
 the products, for all else is then the larger part of a step."""
+STAGE_TWO = 0.6
+"""Of that, what stage two reaches on a CPU: TRL pads its samples and makes whole logits."""
 _PER_EDGE, _PER_NORM = 1.05, 2.4
 """Numbers that are kept for the backward pass, for each token: for each input and output of a linear layer, and for
 each weight of a norm (the norms of transformers keep fp32). Fitted to SmolLM2 and Gemma 3."""
@@ -171,7 +173,8 @@ def estimate(
         "logits": _logits(stage, shape, device, precision, tokens),
     }
     needed = _of_samples(stage, shape, _known(sizes)) if isinstance(stage, Sft) else _of_rows(stage, shape, cached)
-    seconds = needed / ((gflops or _GPU_GFLOPS) * 1e9 * efficiency(device, precision))
+    share = efficiency(device, precision) * (STAGE_TWO if isinstance(stage, Sft) and device == "cpu" else 1)
+    seconds = needed / ((gflops or _GPU_GFLOPS) * 1e9 * share)
     return Estimate(round(SLACK * sum(parts.values())), seconds, parts)
 
 

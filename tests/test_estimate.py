@@ -16,6 +16,7 @@ from mixcpt.estimate import (
     LOGIT_BLOCKS,
     PROCESS_BYTES,
     SLACK,
+    STAGE_TWO,
     TILE_COPIES,
     Estimate,
     SampleSizes,
@@ -232,7 +233,7 @@ def test_logits_are_made_in_tiles() -> None:
 
 def test_seconds_of_samples_by_hand() -> None:
     """Body 160 and head 80 operations a token and pass, as above."""
-    speed = 1e9 * efficiency("cpu", "bf16")
+    speed = 1e9 * efficiency("cpu", "bf16") * STAGE_TWO
     training = 10 * 20 * (160 + 160 + 3 * 80)
     scoring = 700 * (160 + 80)
     measuring = 3 * (10 + 20 + 30) * (160 + 80)  # base, start and end
