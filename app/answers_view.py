@@ -1,4 +1,4 @@
-"""Question by question: what the base said, what the run says, and which answers flipped."""
+"""Question by question: what the base said, what the run says, and which were gained, lost and kept."""
 
 from collections.abc import Sequence
 
@@ -7,19 +7,19 @@ import streamlit as st
 from app import show
 from app.words import plain, printable
 from mixcpt import answers as kept
-from mixcpt.answers import Answered
+from mixcpt.answers import OUTCOMES, Answered
 from mixcpt.errors import MixcptError
 from mixcpt.runs import Run
 
-_FLIPS = {"gained": "wrong → right", "lost": "right → wrong", "same": "unchanged"}
 _FORMAT = "format."
 _HEIGHT = 380
 
 
 def answers(run: Run, tasks: Sequence[str], templates: Sequence[str]) -> None:
     """A set is chosen, its answers are filtered, one is opened."""
-    sets = [task for task in tasks if not task.endswith(" (exact)")] + [_FORMAT + name for name in templates]
+    sets = question_sets(tasks, templates)
     st.subheader("Question by question", anchor=False)
+    gained_and_lost(run, sets, key="asked_counts")
     chosen = st.selectbox("Question set", sets, format_func=_words, key="asked_set", width=320)
     try:
         rows = kept.read(run, chosen)
@@ -36,6 +36,50 @@ def answers(run: Run, tasks: Sequence[str], templates: Sequence[str]) -> None:
     _table(rows, found, chosen)
 
 
+def question_sets(tasks: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """The sets whose answers are kept one by one, of lines of scores and of formats."""
+    return [task for task in tasks if not task.endswith(" (exact)")] + [_FORMAT + name for name in templates]
+
+
+def gained_and_lost(run: Run, sets: Sequence[str], key: str) -> bool:
+    """How many questions of each set were gained, lost and kept, and whether that may be chance; False where no answer
+    was kept."""
+    found = {}
+    for name in sets:
+        try:
+            if rows := kept.read(run, name):
+                found[name] = kept.counts(rows)
+        except MixcptError:
+            continue  # whoever opens that set is told
+    if not found:
+        return False
+    counted = list(found.values())
+    number, p = st.column_config.NumberColumn, [one.p for one in counted]
+    st.dataframe(
+        {
+            "Question set": [_words(name) for name in found],
+            "Gained": [one.gained for one in counted],
+            "Lost": [one.lost for one in counted],
+            "Kept right": [one.kept_right for one in counted],
+            "Kept wrong": [one.kept_wrong for one in counted],
+            "By chance": [100 * value for value in p],
+        },
+        hide_index=True,
+        key=key,
+        column_config={
+            "Gained": number(help="The base was wrong, this run is right."),
+            "Lost": number(help="The base was right, this run is wrong."),
+            "By chance": number(
+                format="%.2g %%",
+                help="McNemar's exact test: how often a split of gained and lost as uneven as this one comes up when "
+                "every change is the toss of a coin. Below 5 % it is hardly chance.",
+            ),
+        },
+    )
+    st.caption("  \n".join(f"**{plain(_words(name))}**: {plain(one.words())}" for name, one in found.items()))
+    return True
+
+
 def _words(name: str) -> str:
     return f"format, template {name.removeprefix(_FORMAT)}" if name.startswith(_FORMAT) else printable(name)
 
@@ -46,13 +90,14 @@ def _filtered(rows: Sequence[Answered]) -> list[int]:
         text = st.text_input(
             "Find", key="asked_find", placeholder="words of question or answer", icon=":material/search:"
         )
-    counts = {flip: sum(one.flip == flip for one in rows) for flip in _FLIPS}
+    found = kept.counts(rows)
+    counts = dict(zip(OUTCOMES, (found.gained, found.lost, found.kept_right, found.kept_wrong), strict=True))
     with flips:
         wanted = st.pills(
             "Only",
-            list(_FLIPS),
+            list(OUTCOMES),
             selection_mode="multi",
-            format_func=lambda flip: f"{_FLIPS[flip]} ({counts[flip]})",
+            format_func=lambda outcome: f"{outcome} ({counts[outcome]})",
             key="asked_flips",
             help="How the run's answer differs from the base's. Nothing chosen shows all.",
         )
@@ -63,7 +108,7 @@ def _table(rows: Sequence[Answered], found: Sequence[int], name: str) -> None:
     shown = [rows[index] for index in found]
     event = st.dataframe(
         {
-            "Change": [_FLIPS[one.flip] for one in shown],
+            "Change": [OUTCOMES[one.outcome] for one in shown],
             **_found_in(rows, shown),
             "Question": [printable(one.question) for one in shown],
             "Right": [printable(" / ".join(one.right)) for one in shown],

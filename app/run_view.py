@@ -7,6 +7,7 @@ import streamlit as st
 
 from app import (
     chain_view,
+    changes_view,
     diagnosis_view,
     evaluation_view,
     export_view,
@@ -54,6 +55,8 @@ def page(id: str) -> None:
         st.error(plain(now.message), icon=":material/error:")
         return
     _ending(now, run)
+    if now.state == "done":
+        changes_view.opening(run)
     panels.run_panel(now)
     _guess(run)
     _views(now, run)
@@ -245,15 +248,18 @@ def _guess(run: Run) -> None:
 
 
 def _views(now: RunSummary, run: Run) -> None:
-    names = ["Curves", "Measures", "Adaptations", "What it read", "Questions", "Export", "Settings", "Log", "Files"]
-    curves, measures, adaptations, read, questions, export, settings, log, files = st.tabs(
-        names, key="runs_view", on_change="rerun", bind="query-params"
+    names = ["Curves", "Learned and lost", "Measures", "Adaptations", "What it read", "Questions", "Export", "Settings"]
+    curves, learned, measures, adaptations, read, questions, export, settings, log, files = st.tabs(
+        [*names, "Log", "Files"], key="runs_view", on_change="rerun", bind="query-params"
     )
     if curves.open:
         with curves:
             if now.state not in MOVING and now.state != "new":
                 diagnosis_view.of_run(now, run)
             panels.curves_panel(now)
+    if learned.open:
+        with learned:
+            changes_view.page(run)
     if measures.open:
         with measures:
             measures_view.page(run)

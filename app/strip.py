@@ -16,7 +16,8 @@ from app.words import printable
 @dataclass(frozen=True, slots=True)
 class Chip:
     """One token. `group` is its place in the legend, `block` its place in the headings: tokens of one block stand
-    together. `value` from 0 to 1 makes the colour as strong; None leaves it even. `detail` is shown on hovering."""
+    together. `value` from 0 to 1 makes the colour as strong; None leaves it even. `detail` is shown on hovering.
+    `is_faint`: it stands there for context."""
 
     text: str
     group: int = 0
@@ -26,6 +27,7 @@ class Chip:
     is_end: bool = False
     is_begin: bool = False
     is_masked: bool = False
+    is_faint: bool = False
 
 
 _CSS = """
@@ -49,6 +51,7 @@ _CSS = """
 .chip u { text-decoration: none; opacity: 0.35; }
 .masked, .legend i.masked { background: repeating-linear-gradient(45deg,
   color-mix(in srgb, var(--c) 32%, transparent) 0 2px, transparent 2px 5px); }
+.faint { opacity: 0.6; }
 .pill { border: 1px solid var(--c); border-radius: 999px; padding: 0.05em 0.5em; font: 600 0.72rem var(--st-font); }
 """
 
@@ -88,6 +91,7 @@ function chip(token, number, data) {
   }
   if (pill) made.textContent = token.end ? data.words.end : data.words.begin;
   else write(made, token.text);
+  if (token.faint) made.classList.add('faint');
   made.title = token.detail;
   made.dataset.number = number;
   made.setAttribute('role', 'option');
@@ -236,6 +240,7 @@ def token_strip(
             "end": chip.is_end,
             "begin": chip.is_begin,
             "masked": chip.is_masked,
+            "faint": chip.is_faint,
         }
         for chip in chips
     ]

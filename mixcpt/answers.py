@@ -5,13 +5,24 @@ is counted from them.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from scipy import stats
+
 from mixcpt.errors import Damaged
 from mixcpt.runs import Run
 from mixcpt.workspace import write_atomic
+
+OUTCOMES = {
+    "gained": "wrong → right",
+    "lost": "right → wrong",
+    "kept right": "right, as before",
+    "kept wrong": "wrong, as before",
+}
+"""What became of a question, base to run, and in words."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +44,10 @@ class Answered:
     found: str = ""
 
     @property
-    def flip(self) -> str:
-        """gained (wrong, then right), lost (right, then wrong), or the same."""
+    def outcome(self) -> str:
+        """One of `OUTCOMES`; of shares a rise is gained, and what stays at a half or more is kept right."""
         if self.final_right == self.base_right:
-            return "same"
+            return "kept right" if self.final_right >= 0.5 else "kept wrong"
         return "gained" if self.final_right > self.base_right else "lost"
 
 
@@ -66,14 +77,58 @@ def _path(run: Run, task: str) -> Path:
     return run.folder / "answers" / f"{task}.jsonl"
 
 
-def matching(answers: Sequence[Answered], text: str = "", flips: Sequence[str] = ()) -> list[int]:
-    """Indices of the answers in which every word of `text` is found, whatever its case, and whose flip is one of
-    `flips`; what is empty asks for nothing."""
+@dataclass(frozen=True)
+class Counts:
+    """How many questions of a set were gained, lost and kept. facts: how many things they are about."""
+
+    gained: int
+    lost: int
+    kept_right: int
+    kept_wrong: int
+    facts: int
+
+    @property
+    def items(self) -> int:
+        return self.gained + self.lost + self.kept_right + self.kept_wrong
+
+    @property
+    def p(self) -> float:
+        """Of McNemar's exact test (McNemar 1947, with the binomial distribution): how often as uneven a split of the
+        changed answers, or a more uneven one, would come of a fair coin for each; 1 where none changed."""
+        changed = self.gained + self.lost
+        return float(stats.binomtest(self.gained, changed, 0.5).pvalue) if changed else 1.0
+
+    def words(self) -> str:
+        """What the split says, and no more than it carries."""
+        if not self.gained + self.lost:
+            return "No answer changed between right and wrong."
+        sure = "hardly chance" if self.p < 0.05 else "may be chance"
+        often = f"{self.p:.1%}" if self.p >= 0.001 else "fewer than 0.1%"
+        said = (
+            f"{self.gained} gained against {self.lost} lost: if every change were the toss of a coin, a split as "
+            f"uneven as this would come up in {often} of cases, so this {'is ' if self.p < 0.05 else ''}{sure}."
+        )
+        if self.facts < self.items:
+            said += f" The {self.items} questions are about {self.facts} things only, so this is said too surely."
+        return said
+
+
+def counts(answers: Sequence[Answered]) -> Counts:
+    """The four outcomes, counted."""
+    found = Counter(one.outcome for one in answers)
+    about = {one.about or number for number, one in enumerate(answers)}
+    gained, lost, kept_right, kept_wrong = (found[outcome] for outcome in OUTCOMES)
+    return Counts(gained, lost, kept_right, kept_wrong, len(about))
+
+
+def matching(answers: Sequence[Answered], text: str = "", outcomes: Sequence[str] = ()) -> list[int]:
+    """Indices of the answers in which every word of `text` is found, whatever its case, and whose outcome is one of
+    `outcomes`; what is empty asks for nothing."""
     words = text.casefold().split()
     return [
         number
         for number, one in enumerate(answers)
-        if (not flips or one.flip in flips)
+        if (not outcomes or one.outcome in outcomes)
         and all(
             word in "\n".join([one.question, *one.choices, *one.right, one.base, one.final]).casefold()
             for word in words

@@ -89,7 +89,7 @@ def test_a_run_of_an_older_version_is_shown(studio: Workspace) -> None:
 
 def test_answers_are_found_and_read_whole(run: Run) -> None:
     app = tab(run)
-    assert table(app, "Change")["Change"] == ["wrong → right", "right → wrong", "unchanged"]
+    assert table(app, "Change")["Change"] == ["wrong → right", "right → wrong", "wrong, as before"]
     assert table(app, "Change")["Question"][0] == NASTY
     assert table(app, "Change")["Base"][:2] == ["✗ the miller", "✓ the miller"]
     only(app, ["lost"])
@@ -103,6 +103,13 @@ def test_answers_are_found_and_read_whole(run: Run) -> None:
     assert any(text.value == NASTY for text in app.text)
     assert ":material/check: the smith — *this run*" in texts(app)
     assert ":material/remove: the miller — *base*" in texts(app) and not app.exception
+
+
+def test_gained_lost_and_kept_are_counted(run: Run) -> None:
+    counted = table(tab(run), "Gained")
+    assert (counted["Question set"], counted["Gained"], counted["Lost"]) == (["wells"], [1], [1])
+    assert (counted["Kept right"], counted["Kept wrong"], counted["By chance"]) == ([0], [1], [100])
+    assert "1 gained against 1 lost" in texts(tab(run)) and "may be chance" in texts(tab(run))
 
 
 def test_answers_to_format_prompts_are_there_too(run: Run) -> None:

@@ -28,11 +28,12 @@ def shown(monkeypatch: pytest.MonkeyPatch, browser: Browser, chips: list[Chip], 
 
 def test_everything_a_chip_says_reaches_the_browser(monkeypatch: pytest.MonkeyPatch) -> None:
     browser = Browser()
-    chips = [Chip("x", group=1, block=2, detail="token 5", value=0.5, is_end=True, is_begin=True, is_masked=True)]
+    marks = {"is_end": True, "is_begin": True, "is_masked": True, "is_faint": True}
+    chips = [Chip("x", group=1, block=2, detail="token 5", value=0.5, **marks)]
     assert shown(monkeypatch, browser, chips, headings=["h"], height=100) is None
     (token,) = browser.data["tokens"]
     expected = {"text": "x", "group": 1, "block": 2, "detail": "token 5", "value": 0.5}
-    assert token == expected | {"end": True, "begin": True, "masked": True}
+    assert token == expected | {"end": True, "begin": True, "masked": True, "faint": True}
     assert browser.data["headings"] == ["h"] and browser.data["height"] == 100
     assert browser.data["legend"] == [{"name": "a", "colour": "#000000"}, {"name": "b", "colour": "#ffffff"}]
 
