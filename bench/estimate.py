@@ -68,11 +68,11 @@ def measure(model: str, tokens: int, samples: int, changes: dict[str, object]) -
     do = train if isinstance(run.config, Stage) else align
     results = do(workspace, run, say=lambda text: None)
     estimated = estimate_run(workspace, run)
-    steps = [record["seconds"] for record in run.losses()]
-    seconds = sum(steps[1:] or steps)  # the first step warms up
-    share = len(steps) / max(len(steps) - 1, 1)
+    losses = run.losses()
+    first, last = losses[0], losses[-1]  # the first step warms up, and the last may be a short one
+    seconds = sum(record["seconds"] for record in losses[1:]) * last["tokens"] / (last["tokens"] - first["tokens"])
     Runs(workspace).delete(run)
-    found = {"seconds": seconds * share, "memory": results["peak_memory_bytes"]}
+    found = {"seconds": seconds, "memory": results["peak_memory_bytes"]}
     print(json.dumps({"estimated": [estimated.seconds, estimated.memory_bytes], "parts": estimated.parts, **found}))
 
 

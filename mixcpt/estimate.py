@@ -30,7 +30,7 @@ SLACK = 1.15
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "nf4": 0.57}
 _OTHER_BYTES = {"fp32": 4, "bf16": 2, "nf4": 2}
 """Of what is in no linear layer: embeddings, head and norms. With NF4 on a processor that is faster in fp32 it is 4."""
-_EFFICIENCY = {"fp32": 0.6, "bf16": 0.52, "nf4": 0.5}
+_EFFICIENCY = {"fp32": 0.6, "bf16": 0.52, "nf4": 0.6}
 _GPU_EFFICIENCY = 0.35
 """Share of the measured (CPU) or usual (GPU) matrix-product speed that whole training steps reach: the less, the faster
 the products, for all else is then the larger part of a step."""
