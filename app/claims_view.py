@@ -124,16 +124,17 @@ def _add(experiment: str, markdown: str) -> None:
     st.toast(f"Added to the notebook of {plain(experiment)}.", icon=":material/check:")
 
 
-def seed_chart(rows: Sequence[Row], *, key: str) -> None:
-    """The differences to the arm that comes first, with all points, and its pin."""
+def seed_chart(rows: Sequence[Row], *, key: str, pin: bool = True) -> None:
+    """The differences to the arm that comes first, with all points; `pin`: with the button that pins it."""
     wanted = {row["experiment"] for row in rows}
     caption = f"Differences to {title_of(rows[0])}, seed by seed"
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.caption(f"{plain(caption)}. Every point is a seed; the bar is the 95 % interval of the mean.")
-        pin_button(
-            next(iter(wanted)) if len(wanted) == 1 else "", "seeds", [row["run"] for row in rows], key=f"{key}_pin",
-            caption=caption,
-        )  # fmt: skip
+        if pin:
+            pin_button(
+                next(iter(wanted)) if len(wanted) == 1 else "", "seeds", [row["run"] for row in rows], key=f"{key}_pin",
+                caption=caption,
+            )  # fmt: skip
     what = tuple((row["run"], row["title"], row["tokens"], len(row)) for row in rows)
     show.chart(_figure(what, rows), key=key)
 

@@ -72,9 +72,11 @@ def _grid(study: Study, drawn: str) -> None:
 def _bar(study: Study, job: Job | None, lines: list[list[Cell]]) -> None:
     cells = [cell for line in lines for cell in line]
     done = sum(cell.state == "done" for cell in cells)
-    far, button = st.columns([6, 1], vertical_alignment="center")
+    active, finished = bool(job and job.state in _ACTIVE), done == len(cells)
+    resting = not active and (not finished or bool(job and job.state == "failed"))
+    far, button = st.columns([6, 1], vertical_alignment="center") if active or resting else (st, st)
     far.progress(sum(cell.progress for cell in cells) / len(cells), text=f"{done} of {len(cells)} runs done")
-    if job and job.state in _ACTIVE:
+    if job and active:
         stopping = job.requested() == "cancel"
         button.button(
             "Stopping" if stopping else "Stop", key="study_stop", icon=":material/stop_circle:", disabled=stopping,
@@ -83,8 +85,7 @@ def _bar(study: Study, job: Job | None, lines: list[list[Cell]]) -> None:
         if job.status.message:
             st.caption(plain(job.status.message))
         return
-    finished = done == len(cells)
-    if not finished or (job and job.state == "failed"):
+    if resting:
         button.button(
             "Go on" if done or job else "Start", key="study_go_on", type="primary", icon=":material/play_arrow:",
             on_click=_go_on, args=(study,), width="stretch", help="Finished runs are kept, stopped ones are resumed.",
@@ -147,7 +148,7 @@ def _seeds(study: Study, rows: list[Row]) -> None:
     if len({row["arm"] for row in ordered}) < 2:
         st.caption("Two arms are needed.")
         return
-    seed_chart([row for row in ordered if row["curve"]] or ordered, key="study_seeds")
+    seed_chart(ordered, key="study_seeds", pin=False)  # a pin is drawn of what was measured while training
 
 
 def _take_along(study: Study, rows: list[Row]) -> None:

@@ -84,7 +84,8 @@ class Claim:
 
     `difference` is one minus other; `found` tells it over the seeds in common, None with fewer than two; `p` is that of
     `found`, corrected for `pairs` comparisons; `detectable` the smallest difference that these seeds find in four of
-    five tries, by the spread of their own differences. "hint": seeds cannot tell, but more than noise.
+    five tries among so many comparisons, by the spread of their own differences. "hint": seeds cannot tell, but it is
+    more than noise.
     """
 
     one: str
@@ -145,7 +146,7 @@ class Claim:
             parts.append(f"p {_p(self.p)}, corrected for {self.pairs} comparisons")
         words = ", ".join(parts)
         if not told and self.detectable and (self.p or 0) >= LEVEL:
-            words += f"; a difference of {self._number(self.detectable)} {self._unit} would have been seen"
+            words += f"; {self._number(self.detectable)} {self._unit} are found in four of five tries"
         elif not told:
             words += f"; up to {self.measure.noise:g} {self._unit} are called nothing"
         return words
@@ -203,13 +204,17 @@ def _claim(one: Row, other: Row, measure: Measure) -> Claim:
         difference = sum(mine[seed] - its[seed] for seed in shared) / len(shared)
     else:
         difference = one[measure.key] - other[measure.key]
-    smallest = detectable(found.deviation, len(shared)) if found else None
     p = found.p if found else None
-    return Claim(title_of(one), title_of(other), measure, difference, len(shared), found, p, detectable=smallest)
+    return Claim(title_of(one), title_of(other), measure, difference, len(shared), found, p)
 
 
 def _corrected(claim: Claim, correction: tuple[float, int] | None) -> Claim:
-    return claim if correction is None else replace(claim, p=correction[0], pairs=correction[1])
+    """With what correction leaves of p and of what can be detected: among several each has to be surer."""
+    if correction is None or claim.found is None:
+        return claim
+    p, pairs = correction
+    smallest = detectable(claim.found.deviation, claim.seeds, level=LEVEL / pairs)
+    return replace(claim, p=p, pairs=pairs, detectable=smallest)
 
 
 def by_seed(arm: Row, key: str) -> dict[int, float]:

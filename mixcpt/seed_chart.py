@@ -16,9 +16,9 @@ from mixcpt.palette import NEUTRAL, run_colour
 from mixcpt.plotting import frame, label, nothing
 
 _AXES = {
-    "domain_gain": "gain in the field<br>(bits per byte, right is better)",
-    "forgetting": "forgetting<br>(bits per byte, left is better)",
-    "prompt_kl": "KL to the base<br>(nats per token, left is nearer)",
+    "domain_gain": "gain, bits/byte<br>(right is better)",
+    "forgetting": "forgetting, bits/byte<br>(left is better)",
+    "prompt_kl": "KL, nats/token<br>(left is nearer)",
 }
 
 
@@ -36,7 +36,7 @@ def seeds(rows: Sequence[Row]) -> go.Figure:
         for place, (arm, _) in enumerate(pairs):
             claim = next(claim for claim in told[place] if claim.measure.key == key)
             _add(figure, place, arm, first, claim, colours[title_of(arm)], column)
-        figure.update_xaxes(title_text=_AXES[key], row=1, col=column)
+        figure.update_xaxes(title={"text": _AXES[key], "font": {"size": 11}}, nticks=4, row=1, col=column)
     frame(figure, "seeds", height=150 + 46 * len(pairs))
     figure.update_layout(showlegend=False)
     figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1.2, "dash": "dot"}, layer="below")

@@ -16,6 +16,7 @@ from mixcpt.claim_cards import as_markdown as card_markdown
 from mixcpt.compare import Row, arm_of, summarise
 from mixcpt.comparison import columns, differences_table
 from mixcpt.errors import BadInput
+from mixcpt.figures import signed
 from mixcpt.notes import as_table, escape_for_files, fenced
 from mixcpt.plotting import Code, Heading, Part, Table, as_html
 from mixcpt.studies import Study
@@ -136,7 +137,7 @@ def _points(rows: Sequence[Row]) -> Table:
             row["arm"],
             str(row["seed"]),
             row["run"],
-            *(f"{row[column.key]:+.4f}" if column.key in row else "–" for column in shown),
+            *(signed(row[column.key], 4) if column.key in row else "–" for column in shown),
         ]
         for row in sorted(rows, key=lambda row: (arm_of(row), row["seed"]))
     ]

@@ -7,6 +7,7 @@ import pytest
 from mixcpt.claims import by_seed, claims, pairs_against
 from mixcpt.errors import BadInput
 from mixcpt.findings import leaders
+from mixcpt.statistics import detectable
 
 
 def arm(title: str, gain: list[float], forgetting: list[float], **more: Any) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def test_a_difference_that_is_real_is_told_with_interval_and_seeds() -> None:
     )
     assert gain.sentence() == (
         "mixture, LSSD and documents, CE gain the same in the field within noise (difference 0.20 bits per byte, "
-        "95 % \N{MINUS SIGN}0.23 to 0.63, 3 seeds; a difference of 0.57 bits per byte would have been seen)"
+        "95 % \N{MINUS SIGN}0.23 to 0.63, 3 seeds; 0.57 bits per byte are found in four of five tries)"
     )
     assert (forgetting.verdict, forgetting.good) == ("less", True)
     assert (gain.verdict, gain.good) == ("same", None)
@@ -82,6 +83,9 @@ def test_several_pairs_are_corrected_together() -> None:
         "b gains 3.50 bits per byte more in the field than a (95 % 2.26 to 4.74, 3 seeds, p 0.013, corrected for 2 "
         "comparisons)"
     )
+    # So is what can be detected: the level is halved.
+    assert c.detectable == pytest.approx(detectable(1.0, 3, level=0.025))
+    assert (c.detectable or 0) > (detectable(1.0, 3) or 0)
     (alone, _) = claims(pairs_against([first, sure]))[0]
     assert alone.p == pytest.approx(0.006735, abs=1e-5)
 
