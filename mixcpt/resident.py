@@ -49,7 +49,8 @@ class Resident:
     """
 
     def __init__(self, base: Base):
-        _require_memory(base)
+        needed = SLACK * weight_bytes(shape_of(base.folder), base.precision) + PROCESS_BYTES
+        _require_memory(str(base), needed, base.device)
         loaded = models.load_base(base.folder, base.device, base.precision)
         self.base = base
         self.config = loaded.config
@@ -81,7 +82,7 @@ class Resident:
 
         Raises:
             BadInput: the run has no adapter (any more), or no such strength. BadFile: its adapter was made for another
-                base.
+                base. TooLittle: there is no memory for it.
         """
         if run is None or strength == 0:
             if self._in_use:
@@ -122,6 +123,8 @@ class Resident:
         return self._adapters[run.id]
 
     def _load(self, run: Run, stamps: tuple[Stamp, ...]) -> None:
+        size = (run.adapter / "adapter_model.safetensors").stat().st_size  # large where embeddings and head were trained
+        _require_memory(f"The adapter of {run.id}", SLACK * size, self.device.type)
         self._loaded += 1
         name = f"adapter{self._loaded:06d}"  # none of these is a part of another, by which PEFT tells them apart
         try:
@@ -135,12 +138,11 @@ class Resident:
         self._adapters[run.id] = _Adapter(name, stamps, [(layer, layer.scaling[name]) for layer in layers])
 
 
-def _require_memory(base: Base) -> None:
-    free = torch.cuda.mem_get_info()[0] if base.device == "cuda" else 1e9 * machine.memory_gb()[1]
-    needed = SLACK * weight_bytes(shape_of(base.folder), base.precision) + PROCESS_BYTES
+def _require_memory(what: str, needed: float, device: str) -> None:
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else 1e9 * machine.memory_gb()[1]
     if needed > free:
         raise TooLittle(
-            f"{base} needs about {needed / 1e9:.1f} GB of memory, but {free / 1e9:.1f} GB are free: close other "
+            f"{what} needs about {needed / 1e9:.1f} GB of memory, but {free / 1e9:.1f} GB are free: close other "
             "programs, or take a run of a smaller model."
         )
 

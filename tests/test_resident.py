@@ -165,6 +165,16 @@ def test_too_little_memory_is_told_before_anything_is_loaded(
         Resident(base_of(home, runs[0], ""))
 
 
+def test_an_adapter_too_large_for_the_memory_is_refused_and_the_base_goes_on(
+    held: Resident, runs: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a run is that trained embeddings and head."""
+    monkeypatch.setattr(machine, "memory_gb", lambda: (8.0, 1e-6))
+    with pytest.raises(TooLittle, match=f"The adapter of {runs[0].id} needs about"):
+        held.use(runs[0])
+    assert not held.broken and held.runs == []
+
+
 def test_memory_is_given_back_without_a_model() -> None:
     release_memory()
 
