@@ -123,7 +123,7 @@ class Resident:
         return self._adapters[run.id]
 
     def _load(self, run: Run, stamps: tuple[Stamp, ...]) -> None:
-        size = (run.adapter / "adapter_model.safetensors").stat().st_size  # large where embeddings and head were trained
+        size = (run.adapter / "adapter_model.safetensors").stat().st_size  # large with trained embeddings and head
         _require_memory(f"The adapter of {run.id}", SLACK * size, self.device.type)
         self._loaded += 1
         name = f"adapter{self._loaded:06d}"  # none of these is a part of another, by which PEFT tells them apart
