@@ -14,6 +14,7 @@ from app.words import plain, printable
 from mixcpt import charts, comparison
 from mixcpt.compare import Row, as_csv, summarise
 from mixcpt.findings import cautions, findings, leaders
+from mixcpt.multiples_chart import MOST
 from mixcpt.runs import Run
 
 _MEASURES = {"general": "General forgetting", "domain": "Domain gain", "kl": "KL to the base"}
@@ -31,6 +32,7 @@ def comparison_of(choice: Choice) -> None:
         plane_view.plane(rows, runs)
     with right:
         _curves(rows)
+    _multiples(rows, arms)
     differences(arms, key="compare_table")
     diagnosis_view.of_arms(arms)
     _questions(arms, rows)
@@ -61,6 +63,8 @@ def _what(rows: Sequence[Row]) -> tuple[Any, ...]:
 @st.cache_resource(show_spinner=False, max_entries=64)
 def _figure(name: str, what: tuple[Any, ...], _rows: Sequence[Row]) -> go.Figure:
     """Kept for all sessions: drawing takes longer than all the rest of the page."""
+    if name == "multiples":
+        return charts.multiples(_rows)
     return charts.questions(_rows) if name == "questions" else charts.forgetting_curves(_rows, name)
 
 
@@ -78,6 +82,20 @@ def _curves(rows: Sequence[Row]) -> None:
             label_visibility="collapsed",
         )
         show.chart(_figure(measure, _what(rows), rows), key="compare_curves")
+
+
+def _multiples(rows: Sequence[Row], arms: Sequence[Row]) -> None:
+    """A panel an arm, where there is more than one."""
+    if len(arms) < 2:
+        return
+    with st.container(border=True):
+        heading(
+            "Each arm by itself", "multiples", rows,
+            "The curves of every arm in a panel of its own, all on the same axes; a line is a seed.",
+        )  # fmt: skip
+        show.chart(_figure("multiples", _what(rows), rows), key="compare_multiples")
+        if len(arms) > MOST:
+            st.caption(f"The first {MOST} of {len(arms)} arms.")
 
 
 def differences(arms: Sequence[Row], *, key: str) -> None:
@@ -150,6 +168,11 @@ def _downloads(runs: Sequence[Run], choice: Choice) -> None:
         st.download_button(
             "Table as CSV", lambda: as_csv(choice.rows), "comparison.csv", "text/csv", key="compare_csv",
             icon=":material/table:", on_click="ignore", help="One line a run, every figure in full precision.",
+        )  # fmt: skip
+        st.download_button(
+            "Table as JSON", lambda: comparison.as_json(choice.rows), "comparison.json", "application/json",
+            key="compare_json", icon=":material/data_object:", on_click="ignore",
+            help="Every run with its curve, and every arm over its seeds, for programs.",
         )  # fmt: skip
         st.download_button(
             "Page as HTML", lambda: comparison.as_html(runs, choice.domain_tokens), "comparison.html", "text/html",

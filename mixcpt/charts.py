@@ -31,6 +31,7 @@ from mixcpt.errors import BadInput, NotFound
 from mixcpt.manifest import Histogram
 from mixcpt.matrix import matrix
 from mixcpt.matrix_chart import matrix_chart as matrix_chart
+from mixcpt.multiples_chart import multiples as multiples
 from mixcpt.palette import DOMAIN, KIND_WORDS, NEUTRAL, STAGES, run_colour, source_colour
 from mixcpt.plane import plane as plane
 from mixcpt.plotting import as_fragment as as_fragment
@@ -289,6 +290,7 @@ CHARTS: dict[str, Chart] = {
     "kl_curves": Chart(
         "Distance to the base over tokens", "runs", _of_rows(lambda rows: forgetting_curves(rows, "kl"))
     ),
+    "multiples": Chart("Each arm by itself", "runs", _of_rows(multiples)),
     "plane": Chart("Gain against forgetting", "runs", _of_rows(plane)),
     "strength_plane": Chart("Gain against forgetting at all strengths", "runs", _strength_plane),
     "strengths": Chart(

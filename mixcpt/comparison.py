@@ -1,5 +1,6 @@
 """A comparison as a whole: the table of differences to the base, and a page of its own that needs nothing else."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -127,6 +128,8 @@ def as_html(runs: Sequence[Run], domain_tokens: int | None = None) -> str:
     parts += [Heading("Gain against forgetting"), charts.plane(rows)]
     for name, measure in MEASURES.items():
         parts += [Heading(f"Over tokens: {measure.axis}"), charts.forgetting_curves(rows, name)]
+    if len(arms) > 1:
+        parts += [Heading("Each arm by itself"), charts.multiples(rows)]
     parts += [Heading("Differences to the base"), differences_table(arms), HOW_TO_READ]
     if any(key.endswith("_accuracy") for arm in arms for key in arm):
         parts += [Heading("Questions"), charts.questions(arms)]
@@ -139,6 +142,11 @@ def as_html(runs: Sequence[Run], domain_tokens: int | None = None) -> str:
         Code(again + (f" --domain-tokens {domain_tokens}" if domain_tokens else "")),
     ]
     return charts.as_html(parts, "Runs compared")
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """What `mixcpt compare --json` prints, with the curves: every run, and every arm over its seeds."""
+    return json.dumps({"runs": list(rows), "arms": summarise(rows)}, indent=2, ensure_ascii=False) + "\n"
 
 
 def differences_table(arms: Sequence[Row]) -> Table:

@@ -7,6 +7,7 @@ from made import made_run
 
 from mixcpt import token_losses
 from mixcpt.changes import AFTER, BEFORE, LONGEST, changes, percent, require_changes, words_of
+from mixcpt.changes_chart import by_kind, largest
 from mixcpt.errors import Damaged, NotFound
 from mixcpt.measured import folder_of
 from mixcpt.runs import Run
@@ -187,3 +188,21 @@ def test_a_pickle_is_refused(run: Run) -> None:
     np.savez(token_losses.paths(run)[0], facts=np.array([{"a": 1}], dtype=object))
     with pytest.raises(Damaged, match="measure again"):
         changes(run)
+
+
+def test_the_charts_show_the_largest_changes_and_how_sure_each_line_is(run: Run) -> None:
+    found = changes(changed(run))
+    (bars,) = largest(found).data
+    assert list(bars.x) == [-1.5, -0.5, -0.25, 0.25, 0.5, 1.0] and "Zwemfune" in largest(found).layout.yaxis.ticktext[0]
+    (points,) = by_kind(found).data
+    assert found and points.x[1] == pytest.approx(1.25 / 14)
+    assert points.x[1] + points.error_x.array[1] == pytest.approx(0.15)
+    assert by_kind(found).layout.yaxis.ticktext[2] == "field: the field's own terms"
+    for chart in (largest, by_kind):
+        assert "measure the run" in chart(None).layout.annotations[0].text
+
+
+def test_names_in_charts_are_text(run: Run) -> None:
+    keep(run, losses(run, "builtin/atlas", ["<b>x</b> $y$."], {"y": -1.0}))
+    (name,) = largest(changes(run)).layout.yaxis.ticktext
+    assert "<b>" not in name and "$" not in name

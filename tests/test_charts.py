@@ -6,6 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pytest
+from losses_by_hand import changed
 from made import made_chain, made_run
 from test_selection import INFO, sample
 from test_strengths import measured_at
@@ -316,8 +317,10 @@ def test_every_chart_is_drawn_by_name_from_the_disk(workspace: Workspace, name: 
     runs = [made_run(workspace, arm=arm) for arm in ("a", "b")]
     if name in ("rewards", "preferred"):
         runs = [*made_chain(workspace)[2:]]
-    if name in ("strengths", "strength_plane"):
+    if name in ("strengths", "strength_plane", "matrix"):
         measured_at(runs[0], 0.5, 1.0)
+    if name in ("changes", "change_kinds"):
+        changed(runs[0])
     figure = charts.draw(workspace, name, [run.id for run in runs])
     assert figure.data
     assert json.loads(figure.to_json()) == json.loads(charts.draw(workspace, name, [run.id for run in runs]).to_json())

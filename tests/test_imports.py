@@ -29,7 +29,7 @@ LIGHT = [
     *("questions", "official", "matching", "tasks", "grading", "answers", "evaluated", "cli_evaluate"),
     *("evidence", "symptoms", "courses", "remedies", "diagnosis", "cli_diagnose"),
     *("measured", "cli_measure", "front", "strengths", "strength_chart"),
-    *("token_kinds", "token_losses", "changes", "changes_chart", "cli_changes"),
+    *("token_kinds", "token_losses", "changes", "changes_chart", "multiples_chart", "cli_changes"),
     *("exchanges", "wire", "prompts", "service", "serve", "client", "cli_talk"),
     *("sentences", "cloze", "overlap", "probes", "probe_sets", "probed", "contamination", "cli_probes"),
     *("shards", "teachercache", "teacherstore", "coverage", "cli_cache", "cli_run"),

@@ -191,3 +191,12 @@ def test_a_card_holds_what_it_takes_and_goes_to_the_notebook_once(studio: Worksp
 
 def test_one_arm_alone_makes_no_claim(runs: list[Run]) -> None:
     assert "Arm against arm" not in texts(compared(runs[0]))
+
+
+def test_each_arm_has_a_panel_of_its_own_and_the_chart_is_pinned(studio: Workspace, runs: list[Run]) -> None:
+    app = open_page("compare", runs=",".join(run.id for run in runs))
+    assert "Each arm by itself" in [one.value for one in app.subheader]
+    app.button(key="compare_pin_multiples").click().run()
+    assert not app.exception and app.button(key="compare_pin_multiples_done").disabled
+    alone = open_page("compare", runs=runs[0].id)
+    assert "Each arm by itself" not in [one.value for one in alone.subheader]
