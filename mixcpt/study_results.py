@@ -17,6 +17,8 @@ from mixcpt.studies import Study, last_runs
 from mixcpt.study_kinds import at_strength, short
 from mixcpt.workspace import Workspace
 
+_NEAR = 4
+"""Of known runs those count that read at most so many times as many tokens as a study's, and at least the same part."""
 PRIOR = 0.03
 """Bits per byte: the standard deviation of a difference between two arms by seed, where no run of the model is known.
 A guess of ours, from runs of the built-in model that were repeated on another machine (docs/first-results.md)."""
@@ -84,14 +86,15 @@ class Power:
 
 
 def power(workspace: Workspace, study: Study) -> Power:
-    """By the spread of known experiments on the same model that have two arms and two seeds, else by `PRIOR`."""
+    """By the spread of known experiments on the same model, of a budget not too far off, that have two arms and two
+    seeds, else by `PRIOR`."""
     seeds = len(study.choice.seeds)
     tables = _tables(workspace, study)
     found = {key: paired_deviation([table[key] for table in tables]) for key in ("domain_gain", "forgetting")}
     if found["domain_gain"] is None or found["forgetting"] is None:
         origin = (
-            f"No runs of {short(study.choice.models[0])} under several seeds are known here, so their spread is "
-            f"guessed: {PRIOR:g} bits per byte."
+            f"No runs of {short(study.choice.models[0])} of such a length under several seeds are known here, so their "
+            f"spread is guessed: {PRIOR:g} bits per byte."
         )
         return Power(detectable(PRIOR, seeds), detectable(PRIOR, seeds), origin)
     many = f"{len(tables)} experiments" if len(tables) > 1 else "one experiment"
@@ -102,11 +105,19 @@ def power(workspace: Workspace, study: Study) -> Power:
 def _tables(workspace: Workspace, study: Study) -> list[dict[str, list[list[float]]]]:
     """Per experiment on the first model the gain and the forgetting of its arms (rows) under the seeds (columns) that
     all of them have."""
+    near = range(study.choice.tokens // _NEAR, study.choice.tokens * _NEAR + 1)
     runs = [
-        run for run in overview(workspace)
-        if run.state == "done" and run.model == study.choice.models[0] and run.arm and not run.arm.startswith("tune ")
-        and run.domain_gain is not None and run.forgetting is not None and not run.recorded
-    ]  # fmt: skip
+        run
+        for run in overview(workspace)
+        if run.state == "done"
+        and run.model == study.choice.models[0]
+        and run.tokens in near
+        and run.arm
+        and not run.arm.startswith("tune ")
+        and run.domain_gain is not None
+        and run.forgetting is not None
+        and not run.recorded
+    ]
     experiments: dict[str, dict[str, dict[int, RunSummary]]] = {}
     for run in reversed(runs):  # the newest last, so that it counts
         experiments.setdefault(run.experiment, {}).setdefault(f"{run.arm} {run.stage}", {})[run.seed] = run

@@ -232,6 +232,8 @@ def test_what_can_be_detected_comes_from_known_runs_or_from_a_guess(workspace: W
     assert known.gain == pytest.approx(0.141421 * 0.950213 * 3.264044, abs=1e-4)
     assert known.forgetting == pytest.approx(0.0707107 * 0.950213 * 3.264044, abs=1e-4)
     assert "one experiment with smollm2-135m" in known.origin
+    # Those runs read 10,240 tokens: too few to speak for a study of ten times as many.
+    assert "guessed" in power(workspace, make(workspace, "lssd", Choice(tokens=100_000))).origin
     assert "With one seed nothing" in power(workspace, make(workspace, "lssd", Choice(seeds=[0]))).words()
 
 
