@@ -38,7 +38,7 @@ def multiples(rows: Sequence[Row]) -> go.Figure:
         shared_yaxes="all",
         horizontal_spacing=0.025,
         vertical_spacing=0.3 / max(lines, 2),
-        subplot_titles=[label(title_of(seeds[0]), 34) for seeds in shown],
+        subplot_titles=[label(title_of(seeds[0]), 25) for seeds in shown],
     )
     for place, seeds in enumerate(shown):
         _add_panel(figure, seeds, place // columns + 1, place % columns + 1, first=place == 0)
