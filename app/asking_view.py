@@ -8,7 +8,7 @@ import streamlit as st
 
 from app import show, state
 from app.words import plain, printable
-from mixcpt import evaluated, questions
+from mixcpt import evaluated, official, questions
 from mixcpt.corpus import corpus_names
 from mixcpt.jobs import Job
 from mixcpt.launching import check_question_files
@@ -25,7 +25,9 @@ With choices, `answer` counting from 0:
 Open, with one answer or several that count as right:
 
     {"question": "Who keeps the blue book?", "answer": "the smith"}
-    {"question": "Who keeps the blue book?", "answers": ["the smith", "the village smith"]}"""
+    {"question": "Who keeps the blue book?", "answers": ["the smith", "the village smith"]}
+
+Files of ARC, PIQA, HellaSwag, Winogrande, BoolQ, SciQ, CommonsenseQA, OpenBookQA and GSM8K are taken as they come."""
 
 
 def asking(run: Run) -> None:
@@ -70,10 +72,11 @@ def _cancel(job: Job) -> None:
 def _upload() -> None:
     file = st.file_uploader(
         "Questions of your own",
-        type=["jsonl"],
+        type=["jsonl", "gz"],
         key="asked_upload",
         max_upload_size=20,
-        help="A JSONL file; it is kept on this machine and can then be chosen below, for any run.",
+        help="A JSONL file, packed as .jsonl.gz or not; it is kept on this machine and can then be chosen below, for "
+        "any run.",
     )
     with st.popover("How such a file looks", icon=":material/help:"):
         st.markdown(_FORMATS)
@@ -96,6 +99,7 @@ def _form(run: Run) -> None:
     known = [
         *questions.BUILTIN_SETS,
         *probes,
+        *official.preset_entries(),
         *kept,
         *run.config.evaluation.tasks,
         *st.session_state.get("asked_tasks", []),
@@ -107,10 +111,13 @@ def _form(run: Run) -> None:
         key="asked_tasks",
         placeholder="general, probes, a file, or lm-eval:arc_easy",
         help="general: built-in four-choice questions. atlas: about the fictional country. probes: made of the "
-        "sentences of the run's field, or of any corpus. Your own files, or type lm-eval:NAME for one of lm-eval's "
-        "tasks, whose questions come from the Hugging Face hub, or the full path of "
-        "a file on this machine.",
+        "sentences of the run's field, or of any corpus. instructions: prompts whose fulfilment a rule can check. Your "
+        "own files, or type lm-eval:NAME for one of lm-eval's tasks, whose questions come from the Hugging Face hub, "
+        "or the full path of a file on this machine. preset:quick and preset:paper ask several of lm-eval's tasks.",
     )
+    for entry in official.preset_entries():
+        if entry in st.session_state.get("asked_tasks", []):
+            st.caption(f"**{plain(entry)}**: {plain(official.PRESETS[entry.removeprefix(official.PRESET)].needs())}")
     items, prompts, templates = st.columns([1, 1, 2])
     with items:
         st.number_input(

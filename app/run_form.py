@@ -14,6 +14,7 @@ from app.drafting import typed
 from app.words import plain, printable
 from mixcpt.corpus import corpus_names
 from mixcpt.drafts import AnyDraft, Guess, as_name
+from mixcpt.official import preset_entries
 from mixcpt.questions import BUILTIN_SETS, kept_folder, probe_entries
 from mixcpt.runs import NAME_LENGTH
 from mixcpt.templates import NAMED, OWN
@@ -84,6 +85,7 @@ def settings(
             "evaluation.tasks": [
                 *BUILTIN_SETS,
                 *probe_entries(corpora),
+                *preset_entries(),
                 *map(str, sorted(kept_folder(state.workspace()).glob("*.jsonl"))),
             ],
             "evaluation.format_source": ["builtin/instructions", *corpora],

@@ -18,8 +18,8 @@ def add(commands: Any) -> None:
     one.add_argument(
         "--tasks",
         metavar="A,B",
-        help="general, atlas, probes, probes:CORPUS, lm-eval:NAME or JSONL files, parted by commas; what the run asks "
-        "at its end when neither this nor --format is given",
+        help="general, atlas, instructions, probes, probes:CORPUS, lm-eval:NAME, preset:quick, preset:paper or JSONL "
+        "files, parted by commas; what the run asks at its end when neither this nor --format is given",
     )
     one.add_argument("--items", type=at_least(1), metavar="N", help="ask only N of each set; all when not given")
     one.add_argument("--batch-size", type=at_least(1), metavar="N", help="questions at once, in fp32")

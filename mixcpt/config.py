@@ -291,10 +291,11 @@ class EvaluationConfig(Config):
     tasks: list[str] = setting(
         ["general"],
         label="Question sets",
-        help="general (built-in four-choice questions), atlas (the fictional domain: recall and two-step), probes (made "
-        "of the sentences of your field, or of any corpus as probes:CORPUS), the path of a JSONL file with your own "
-        "questions, or lm-eval:NAME for one of lm-eval's tasks, such as lm-eval:arc_easy, "
-        "whose questions come from the Hugging Face hub.",
+        help="general (built-in four-choice questions), atlas (the fictional domain: recall and two-step), "
+        "instructions (prompts whose fulfilment a rule can check), probes (made of the sentences of your field, or of "
+        "any corpus as probes:CORPUS), the path of a JSONL file with your own questions, lm-eval:NAME for one of "
+        "lm-eval's tasks, such as lm-eval:arc_easy, or preset:quick and preset:paper for several of them; their "
+        "questions come from the Hugging Face hub.",
     )
     items: int | None = setting(
         None,

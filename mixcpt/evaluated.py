@@ -32,6 +32,7 @@ MEASURES = {
     "acc": "the right choice is the likeliest",
     "contains": "the answer contains an accepted one",
     "exact": "the answer is an accepted one and nothing else",
+    "strict": "the answer meets every demand of its prompt",
 }
 
 

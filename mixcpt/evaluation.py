@@ -16,14 +16,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixcpt import answers, contamination, official, probe_sets
+from mixcpt import answers, contamination, instructed, official, probe_sets
 from mixcpt.answers import Answered
 from mixcpt.builtin import open_source
 from mixcpt.config import EvaluationConfig
 from mixcpt.errors import BadInput, Unavailable
 from mixcpt.grading import Asked, Heard, Score, answered, ask, ours, theirs
 from mixcpt.modelstore import ensure_model
-from mixcpt.prompts import base_of
+from mixcpt.prompts import base_of, ends_of, form_of, set_out
 from mixcpt.questions import BUILTIN_SETS, Question, about, question_sets
 from mixcpt.runs import Run, Runs
 from mixcpt.settings import override
@@ -104,6 +104,7 @@ class _Evaluation:
 
     def results(self) -> dict[str, Any]:
         self._load()
+        self._set_out()
         with tempfile.TemporaryDirectory(prefix=".asking-", dir=self.workspace.root) as folder:
             asked, self.unavailable = theirs(self.config)
             self._make_probes()
@@ -133,6 +134,18 @@ class _Evaluation:
         self.tokenizer = AutoTokenizer.from_pretrained(str(self.base.folder))
         self.batch_size = batch_size(self.config, self.base.precision)
         self.check()
+
+    def _set_out(self) -> None:
+        """Instructions as prompts in the template in which the run answers, for base and run alike."""
+        if not any("checks" in questions[0] for questions in self.sets.values()):
+            return
+        form = form_of(self.base.folder, None, self.run.adapter)
+        ends = [form.tokenizer.decode([end]) for end in sorted(ends_of(form, self.base.folder))]
+        for name, questions in self.sets.items():
+            if "checks" in questions[0]:
+                self.sets[name] = [
+                    {**question, "text": set_out(form, question["question"]), "ends": ends} for question in questions
+                ]
 
     def _make_probes(self) -> None:
         self._progress(0.02, "making questions of the corpus")
@@ -357,7 +370,9 @@ def _side_by_side(base: Score, final: Score, questions: Sequence[Question]) -> l
 
 
 def _right(question: Question) -> list[str]:
-    """All texts that are right, as a page shows them."""
+    """All texts that are right, as a page shows them; of an instruction what is demanded, in words."""
+    if "checks" in question:
+        return ["; ".join(map(instructed.in_words, question["checks"]))]
     if "answers" in question:
         return list(question["answers"])
     answer = question["answer"]

@@ -1,8 +1,8 @@
 """From question sets to scores: each set is asked by lm-eval, and its answers are counted.
 
 Ours become local lm-eval tasks (`mixcpt.tasks`): choices are scored by likelihood as continuations of the question,
-open answers are written greedily. lm-eval's own tasks are scored by the first of their metrics that counts right
-answers.
+open answers and those to instructions are written greedily. lm-eval's own tasks are scored by the first of their
+metrics that counts right answers.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mixcpt import official
 from mixcpt.config import EvaluationConfig
 from mixcpt.errors import MixcptError, Unavailable
-from mixcpt.questions import Question, about, chance, drawn, fingerprint, is_open, majority
+from mixcpt.questions import Question, about, chance, drawn, fingerprint, kind_of, majority
 from mixcpt.statistics import grouped_share_interval, share_interval
 from mixcpt.tasks import PREFIX, write_tasks
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Heard = Callable[[float], None]
 """Told the share of the questions that is answered; whatever it raises ends the asking."""
+_MEASURES = {"choice": "acc", "open": "contains", "instructed": "strict"}
 _OFFICIAL_METRICS = ("acc", "exact_match", "em", "f1")
 
 
@@ -33,7 +34,7 @@ class Score:
     interval: over the questions, and over what they ask about where several ask about the same.
     chance: expected by guessing. majority: what always giving the most frequent answer would score.
     measure: what counts as right. acc: the right choice is the likeliest; contains: the written answer holds an
-        accepted one; else the metric of an official task.
+        accepted one; strict: the written answer meets every demand; else the metric of an official task.
     exact: of open questions, `accuracy`, `interval` and `correct` when only an accepted answer may be written.
     given: per item the index of the choice, or the text that was written.
     """
@@ -71,7 +72,7 @@ class Asked:
     def kind(self) -> str:
         if not self.questions:
             return "official"
-        return "open" if is_open(self.questions) else "choice"
+        return kind_of(self.questions)
 
     @property
     def items(self) -> int:
@@ -79,14 +80,21 @@ class Asked:
 
     def facts(self) -> dict[str, Any]:
         """What is kept of it in results: sets whose fingerprints are equal asked the same."""
-        return {"kind": self.kind, "fingerprint": self.fingerprint}
+        shots = {"shots": self.shots} if self.kind == "official" else {}
+        return {"kind": self.kind, "fingerprint": self.fingerprint, **shots}
+
+    @property
+    def shots(self) -> int:
+        """Examples in the prompt of an official task."""
+        return int(self.task.get_config("num_fewshot") or 0)
 
     @property
     def fingerprint(self) -> str:
         if self.questions:
             return fingerprint(self.questions)
         documents = self.task.eval_docs
-        return fingerprint([documents[index] for index in self.chosen or range(len(documents))])
+        examples = [{"shots": self.shots}] if self.shots else []
+        return fingerprint([*examples, *(documents[index] for index in self.chosen or range(len(documents)))])
 
 
 def ask(
@@ -114,9 +122,10 @@ def theirs(config: EvaluationConfig) -> tuple[list[Asked], dict[str, str]]:
     """lm-eval's tasks that can be asked, and why the others cannot."""
     found: list[Asked] = []
     problems: dict[str, str] = {}
+    shots = official.shots(config.tasks)
     for name in official.tasks(config.tasks):
         try:
-            task = official.load(name)
+            task = official.load(name, shots.get(name))
         except Unavailable as problem:
             problems[name] = str(problem)
             continue
@@ -148,7 +157,7 @@ def answered(model: Any, tokenizer: Any, one: Asked, batch_size: int, heard: Hea
 def _scored(one: Asked, samples: Sequence[Mapping[str, Any]]) -> tuple[Score, list[Question]]:
     if one.kind == "official":
         return _official_score(one, samples), [_as_question(sample) for sample in samples]
-    measure = "contains" if one.kind == "open" else "acc"
+    measure = _MEASURES[one.kind]
     correct = [float(sample[measure]) for sample in samples]
     exact = [float(sample["exact"]) for sample in samples] if one.kind == "open" else []
     score = Score(

@@ -134,8 +134,8 @@ def check_question_files(workspace: Workspace, tasks: Iterable[str]) -> None:
     for task in filter(is_file, tasks):
         if not Path(task).is_absolute():
             raise BadInput(
-                f"The question set {task!r} is unknown: take general, atlas, probes, probes:CORPUS, lm-eval:NAME, or "
-                "the full path of a file."
+                f"The question set {task!r} is unknown: take general, atlas, instructions, probes, probes:CORPUS, "
+                "lm-eval:NAME, preset:quick, preset:paper, or the full path of a file."
             )
         check_path(workspace, task)
 

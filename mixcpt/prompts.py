@@ -120,6 +120,11 @@ def prompt_of(form: Form, messages: Sequence[Message]) -> np.ndarray:
     return form.render([*messages, Message("assistant", "")]).prompt
 
 
+def set_out(form: Form, question: str) -> str:
+    """A question as the text that a model is given, marks of the template included."""
+    return form.tokenizer.decode(prompt_of(form, [Message("user", question)]).tolist())
+
+
 def ends_of(form: Form, folder: Path) -> frozenset[int]:
     """The tokens after which an answer is whole: the tokenizer's end token, what the template ends an answer with, and
     what the model's own settings name."""

@@ -1,45 +1,54 @@
 """Question sets: built in, a user's JSONL file, or by name from lm-eval's own tasks.
 
 A question has choices, of which one is right, or it is open: a short text is written and compared with the accepted
-answers (`mixcpt.matching`). One file holds one kind. What this gives up: questions with pictures or several turns.
+answers (`mixcpt.matching`). One file holds one kind. Built in are also instructions whose fulfilment a rule can check
+(`mixcpt.instructed`). What this gives up: questions with pictures or several turns.
 """
 
+import gzip
 import hashlib
+import io
 import json
 import random
 import re
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
-from mixcpt import atlas, builtin, official
+from mixcpt import atlas, builtin, instructed, official
 from mixcpt.config import EvaluationConfig
 from mixcpt.errors import BadFile
 from mixcpt.matching import normalised
+from mixcpt.published import as_ours
 from mixcpt.uploads import safe_name
 from mixcpt.workspace import Workspace
 
 Question = dict[str, Any]
-"""`question`, and `choices` with `answer` (an index), or `answers` (texts); of built-in ones `meta`, the fact."""
+"""`question`, and `choices` with `answer` (an index), or `answers` (texts), or `checks` (demands); of built-in ones
+`meta`, the fact. Of instructions also `text`, the prompt as it is set out for a model, and `ends`, what ends an answer,
+once these are known."""
+Kind = Literal["choice", "open", "instructed"]
 
-BUILTIN_SETS = ("general", "atlas")
+BUILTIN_SETS = ("general", "atlas", "instructions")
 PROBES = "probes"
 """The entry for probes of the run's own field; with :CORPUS behind it, of that corpus (`mixcpt.probe_sets`)."""
-_TAKEN = ("general", "atlas_recall", "atlas_two_step", "domain")
+_TAKEN = ("general", "atlas_recall", "atlas_two_step", "instructions", "domain")
 """Task names no file may have: the built-in ones, and what `compare` calls the field itself."""
 _SHAPES = {
     "choice": '{"question": "...", "choices": ["...", "..."], "answer": 0}',
     "open": '{"question": "...", "answer": "..."}',
 }
-_SPARE_DISK = 50_000_000  # bytes
+_SPARE_DISK, _MOST = 50_000_000, 200_000_000  # bytes
 _WORDS = {"choice": "a question with choices", "open": "an open question"}
 
 
 def is_file(entry: str) -> bool:
     """Whether an entry of `evaluation.tasks` is the path of a file, and not a set that has a name."""
-    return entry not in BUILTIN_SETS and not entry.startswith(official.PREFIX) and not is_probes(entry)
+    named = (official.PREFIX, official.PRESET)
+    return entry not in BUILTIN_SETS and not entry.startswith(named) and not is_probes(entry)
 
 
 def is_probes(entry: str) -> bool:
@@ -70,6 +79,10 @@ def question_sets(config: EvaluationConfig) -> dict[str, list[Question]]:
             questions = [question.as_dict() for question in atlas.questions(builtin.world())]
             for kind in ("recall", "two-step"):
                 sets[f"atlas_{kind.replace('-', '_')}"] = [q for q in questions if q["kind"] == kind]
+        elif entry == "instructions":
+            sets["instructions"] = [
+                {"question": row["prompt"], "checks": row["checks"]} for row in builtin.instructed()
+            ]
         elif is_file(entry):
             task = _task_name(Path(entry))
             if task in sets or task in taken or task.startswith(f"{PROBES}_"):
@@ -91,15 +104,17 @@ def drawn(total: int, items: int | None) -> list[int]:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """A user's question set; every line checked, the first fault reported with its line number.
+    """A user's question set, packed by gzip or not, in our words or those of a published data set (`published`); every
+    line checked, the first fault reported with its line number.
 
     Raises:
         BadFile: the file or a line of it is unusable, or it mixes both kinds of questions.
     """
     if not path.is_file():
-        raise BadFile(f"There is no question set {str(path)!r}: name general, atlas, or an existing JSONL file.")
+        known = ", ".join(BUILTIN_SETS)
+        raise BadFile(f"There is no question set {str(path)!r}: name {known}, or an existing JSONL file.")
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = _plain(path.read_bytes(), path.name).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise BadFile(f"{path} is not UTF-8 text: save it as JSON Lines in UTF-8.") from None
     questions: list[Question] = []
@@ -119,12 +134,31 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
+def _plain(content: bytes, name: str) -> bytes:
+    """The content of a file, unpacked where it is packed by gzip.
+
+    Raises:
+        BadFile: it cannot be unpacked, or would be too large.
+    """
+    if not content.startswith(b"\x1f\x8b"):
+        return content
+    try:
+        with gzip.open(io.BytesIO(content)) as file:
+            unpacked = file.read(_MOST + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadFile(f"{name} cannot be unpacked ({error}): pack it again, or send it unpacked.") from None
+    if len(unpacked) > _MOST:
+        raise BadFile(f"{name} holds more than {_MOST // 10**6} MB: take fewer questions.")
+    return unpacked
+
+
 def _read(line: str, place: str) -> Question:
     kind = "choice"
     try:
         found = json.loads(line)
         if not isinstance(found, dict):
             raise ValueError("it is no JSON object")
+        found = as_ours(found)
         kind = "choice" if "choices" in found else "open"
         if kind == "open" and type(found.get("answer")) in (int, float):
             kind = "choice"  # an index that has lost its choices
@@ -174,13 +208,13 @@ def _asked(found: dict[str, Any]) -> str:
 
 
 def keep(workspace: Workspace, name: str, file: BinaryIO) -> Path:
-    """Keep a question set that was sent to this server, below inbox/questions, and return its path. A file of the same
-    content keeps its place; another of the same name gets a number.
+    """Keep a question set that was sent to this server, unpacked, below inbox/questions, and return its path. A file of
+    the same content keeps its place; another of the same name gets a number.
 
     Raises:
         BadFile: it holds no questions that can be asked; nothing is kept then. TooLittle: the disk is too full.
     """
-    content = file.read()
+    content, name = _plain(file.read(), name), name.removesuffix(".gz")
     folder = kept_folder(workspace)
     there = [path for path in folder.iterdir() if path.is_file() and path.read_bytes() == content]
     if there:
@@ -203,22 +237,36 @@ def kept_folder(workspace: Workspace) -> Path:
     return folder
 
 
+def kind_of(questions: Sequence[Question]) -> Kind:
+    """Whether a set's questions have choices, are open, or are instructions whose fulfilment a rule can check."""
+    if "checks" in questions[0]:
+        return "instructed"
+    return "choice" if "choices" in questions[0] else "open"
+
+
 def is_open(questions: Sequence[Question]) -> bool:
-    """Whether a set's questions are open, and not with choices."""
-    return "choices" not in questions[0]
+    """Whether a set's questions are compared with accepted answers."""
+    return kind_of(questions) == "open"
 
 
 def chance(questions: Sequence[Question]) -> float:
-    """The share that guessing gets right: one in the number of choices, and none of open questions."""
-    if is_open(questions):
+    """The share that guessing gets right: one in the number of choices, and none of open questions; of instructions
+    what an empty answer fulfils."""
+    kind = kind_of(questions)
+    if kind == "instructed":
+        return instructed.empty([question["checks"] for question in questions])
+    if kind == "open":
         return 0.0
     return sum(1 / len(question["choices"]) for question in questions) / len(questions)
 
 
 def majority(questions: Sequence[Question]) -> float:
     """The share that is right when always the most frequent answer is given: the place of a choice, or, of open
-    questions, the text that most of them accept."""
-    if not is_open(questions):
+    questions, the text that most of them accept; of instructions the best of some answers that know no prompt."""
+    kind = kind_of(questions)
+    if kind == "instructed":
+        return instructed.constant([question["checks"] for question in questions])
+    if kind == "choice":
         return Counter(question["answer"] for question in questions).most_common(1)[0][1] / len(questions)
     accepted = [{normalised(answer) for answer in question["answers"]} for question in questions]
     return Counter(answer for answers in accepted for answer in answers).most_common(1)[0][1] / len(questions)

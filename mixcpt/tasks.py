@@ -1,7 +1,8 @@
 """A run's question sets as a folder of lm-eval tasks, and the plain `lm_eval` command that asks them.
 
-Each set is TASK.yaml beside TASK.jsonl; `matching.py` beside them reads the questions and compares open answers. No
-path is written into any file, so the folder may be moved, and `lm_eval --include_path FOLDER` finds all it needs.
+Each set is TASK.yaml beside TASK.jsonl; `matching.py` beside them reads the questions and compares open answers, and
+`instructed.py` checks instructions, whose prompts stand there as they are set out in a run's chat template. No path is
+written into any file, so the folder may be moved, and `lm_eval --include_path FOLDER` finds all it needs.
 """
 
 import json
@@ -13,17 +14,19 @@ from typing import Any
 
 import yaml
 
-from mixcpt import matching
+from mixcpt import instructed, matching
 from mixcpt.errors import BadInput
 from mixcpt.modelstore import find_folder
 from mixcpt.origins import origin
-from mixcpt.questions import Question, is_open
+from mixcpt.questions import Kind, Question, kind_of
 from mixcpt.runs import Run
 from mixcpt.workspace import Workspace, building, write_atomic
 
 PREFIX = "mixcpt_"
 ANSWER_TOKENS = 32
 """What an open answer may take at most."""
+INSTRUCTED_TOKENS = 96
+"""What an answer to an instruction may take at most; it is checked as far as it goes."""
 SAMPLES = "samples.json"
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "nf4": "bfloat16"}
 NF4_NOTE = (
@@ -39,8 +42,8 @@ Ask them with lm-eval, here with the adapter that `mixcpt export RUN --to adapte
     lm_eval --model hf --model_args {arguments} \\
         --include_path . --tasks {tasks} --batch_size {batch}
 {weights}
-Nothing here names a path: the folder may be moved. `matching.py` is run by lm-eval: it reads the questions and compares
-open answers.
+Nothing here names a path: the folder may be moved. `matching.py` (and `instructed.py`, where it lies here) is run by
+lm-eval: it reads the questions and judges answers.
 """
 
 _OTHER_WEIGHTS = """
@@ -54,13 +57,26 @@ def write_tasks(sets: Mapping[str, Sequence[Question]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "matching.py", Path(matching.__file__).read_text(encoding="utf-8"))
     for task, questions in sets.items():
-        kept = ("question", "answers") if is_open(questions) else ("question", "choices", "answer")
-        lines = [json.dumps({key: question[key] for key in kept}) for question in questions]
+        kind = kind_of(questions)
+        if kind == "instructed":
+            write_atomic(folder / "instructed.py", Path(instructed.__file__).read_text(encoding="utf-8"))
+        lines = [json.dumps(_row(kind, question)) for question in questions]
         write_atomic(folder / f"{task}.jsonl", "\n".join(lines) + "\n")
-        write_atomic(folder / f"{task}.yaml", _definition(task, is_open(questions)))
+        write_atomic(folder / f"{task}.yaml", _definition(task, kind, questions[0].get("ends", [])))
 
 
-def _definition(task: str, open: bool) -> str:
+_COLUMNS: dict[Kind, tuple[str, ...]] = {"choice": ("question", "choices", "answer"), "open": ("question", "answers")}
+
+
+def _row(kind: Kind, question: Question) -> dict[str, Any]:
+    if kind == "instructed":  # demands as text, for a table wants the same keys in every row
+        text = question.get("text", question["question"])
+        ends, checks = question.get("ends", []), json.dumps(question["checks"])
+        return {"question": question["question"], "text": text, "ends": ends, "checks": checks}
+    return {key: question[key] for key in _COLUMNS[kind]}
+
+
+def _definition(task: str, kind: Kind, ends: Sequence[str]) -> str:
     """Texts are named as columns: lm-eval makes a number of a template that renders to digits only ("1984")."""
     common: dict[str, Any] = {"task": f"{PREFIX}{task}", "dataset_kwargs": {"file": f"{task}.jsonl"}}
     common |= {"test_split": "test"}
@@ -79,9 +95,19 @@ def _definition(task: str, open: bool) -> str:
         "generation_kwargs": {"until": ["\n"], "max_gen_toks": ANSWER_TOKENS, "do_sample": False},
         "metric_list": [_mean("contains"), _mean("exact")],
     }
-    text = yaml.safe_dump(common | (written if open else choice), sort_keys=False)
-    functions = {"custom_dataset": "load"} | ({"process_results": "score"} if open else {})
-    return text + "".join(f"{key}: !function matching.{name}\n" for key, name in functions.items())
+    obeyed = {
+        "output_type": "generate_until",
+        "doc_to_text": "text",
+        "doc_to_target": "question",
+        "generation_kwargs": {"until": list(ends), "max_gen_toks": INSTRUCTED_TOKENS, "do_sample": False},
+        "metric_list": [_mean("strict"), _mean("met")],
+    }
+    shapes: dict[Kind, dict[str, Any]] = {"choice": choice, "open": written, "instructed": obeyed}
+    functions = {"custom_dataset": "matching.load"}
+    functions |= {"open": {"process_results": "matching.score"},
+                  "instructed": {"process_results": "instructed.score"}}.get(kind, {})  # fmt: skip
+    text = yaml.safe_dump(common | shapes[kind], sort_keys=False)
+    return text + "".join(f"{key}: !function {name}\n" for key, name in functions.items())
 
 
 def _mean(metric: str) -> dict[str, Any]:
@@ -129,7 +155,13 @@ def _sets(run: Run) -> dict[str, list[Question]]:
     files = sorted((run.folder / "tasks").glob("*.jsonl"))
     if not files:
         raise BadInput(f"Run {run.id} was asked no questions yet: ask some with `mixcpt evaluate {run.id}`.")
-    return {file.stem: [json.loads(line) for line in file.read_text("utf-8").split("\n") if line] for file in files}
+    return {file.stem: [_question(line) for line in file.read_text("utf-8").split("\n") if line] for file in files}
+
+
+def _question(line: str) -> Question:
+    """What `_row` made a line of."""
+    row: Question = json.loads(line)
+    return row | {"checks": json.loads(row["checks"])} if "checks" in row else row
 
 
 def _asked(run: Run) -> dict[str, dict[str, Any]]:
@@ -139,23 +171,26 @@ def _asked(run: Run) -> dict[str, dict[str, Any]]:
 
 def lm_eval_commands(workspace: Workspace, run: Run, asked: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
     """The plain `lm_eval` commands that ask a run's adapter what it was asked and give the same numbers, one for each
-    precision, device and batch size that was used. In 4 bits the numbers are others: see `NF4_NOTE`.
+    precision, device, batch size and number of examples in the prompt that was used. In 4 bits the numbers are others:
+    see `NF4_NOTE`.
 
     Args:
         asked: how each set was asked, `asked` of the run's evaluation; read from the run when it is not given.
     """
     model = find_folder(workspace, run.config.model.name)
-    groups: dict[tuple[str, str, int], list[str]] = defaultdict(list)
+    groups: dict[tuple[str, str, int, int | None], list[str]] = defaultdict(list)
     for task, how in (_asked(run) if asked is None else asked).items():
         name = task if how["kind"] == "official" else PREFIX + task
-        groups[how["precision"], how["device"], how["batch_size"]].append(name)
+        groups[how["precision"], how["device"], how["batch_size"], how.get("shots") or None].append(name)
     return [
-        _command(run, str(model or run.config.model.name), precision, device, batch, names)
-        for (precision, device, batch), names in groups.items()
+        _command(run, str(model or run.config.model.name), *how, names)  # of one precision, device, batch and shots
+        for how, names in groups.items()
     ]
 
 
-def _command(run: Run, model: str, precision: str, device: str, batch: int, names: Iterable[str]) -> str:
+def _command(
+    run: Run, model: str, precision: str, device: str, batch: int, shots: int | None, names: Iterable[str]
+) -> str:
     folder = run.folder / "tasks"
     arguments = {"pretrained": model, "peft": str(run.adapter), "dtype": _DTYPES[precision]}
     words = ["lm_eval", "--model", "hf", "--model_args", json.dumps(arguments)]  # JSON, for a path may hold , and =
@@ -163,4 +198,5 @@ def _command(run: Run, model: str, precision: str, device: str, batch: int, name
     if (folder / SAMPLES).exists():
         words += ["--samples", str(folder / SAMPLES)]
     words += ["--batch_size", str(batch), "--device", device]
+    words += ["--num_fewshot", str(shots)] if shots else []
     return shlex.join(words)

@@ -330,7 +330,7 @@ class Official:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub that has arc_easy and nothing else."""
 
-    def load(name: str) -> Any:
+    def load(name: str, shots: int | None = None) -> Any:
         if name != "arc_easy":
             raise Unavailable(f"lm-eval:{name} could not be asked, because its data set could not be had.")
         return Official(tmp_path / "hub", MORE).task

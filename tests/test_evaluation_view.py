@@ -157,7 +157,7 @@ def test_more_is_asked_by_a_job(studio: Workspace, run: Run, tmp_path: Path) -> 
     [
         ([], "There is nothing to ask"),
         (["/etc/passwd"], "may not be read"),
-        (["wells.jsonl"], "is unknown: take general, atlas, probes, probes:CORPUS, lm-eval:NAME, or"),
+        (["wells.jsonl"], "is unknown: take general, atlas, instructions, probes, probes:CORPUS,"),
         (["lm-eval:arc_esy"], "did you mean lm-eval:arc_easy"),
     ],
 )

@@ -26,7 +26,7 @@ LIGHT = [
     *("lineage", "outlook", "requirements", "submission", "tuning", "planned", "sizes", "flight", "align_checks"),
     *("further", "matrix", "matrix_chart"),
     *("origins", "facts", "card", "snippets", "exports", "exporting", "cli_export"),
-    *("questions", "official", "matching", "tasks", "grading", "answers", "evaluated", "cli_evaluate"),
+    *("questions", "official", "matching", "instructed", "published", "tasks", "grading", "answers", "evaluated", "cli_evaluate"),
     *("evidence", "symptoms", "courses", "remedies", "diagnosis", "cli_diagnose"),
     *("measured", "cli_measure", "front", "strengths", "strength_chart"),
     *("token_kinds", "token_losses", "changes", "changes_chart", "multiples_chart", "cli_changes"),

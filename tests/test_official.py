@@ -12,7 +12,9 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from mixcpt import official
+from mixcpt.config import EvaluationConfig
 from mixcpt.errors import BadInput, NotFound, Unavailable
+from mixcpt.grading import theirs
 
 
 def test_the_names_are_those_of_lm_eval_s_own_index() -> None:
@@ -101,3 +103,52 @@ def test_naming_tasks_does_not_import_lm_eval() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
+
+
+# ---- presets
+
+
+def test_every_task_of_the_presets_is_one_of_lm_eval_s_own() -> None:
+    known, _ = official._index()
+    names = {name for preset in official.PRESETS.values() for name in preset.shots}
+    assert len(official.PRESETS["paper"].shots) == 17 and len(official.PRESETS["paper"].abilities) == 7
+    for folder in {known[name].parent for name in names}:
+        theirs = TaskManager(include_path=str(folder), include_defaults=False).all_subtasks
+        assert {name for name in names if known[name].parent == folder} <= set(theirs), folder
+
+
+def test_a_preset_is_its_tasks_each_once() -> None:
+    asked = ["general", "preset:quick", "lm-eval:sciq", "lm-eval:gsm8k"]
+    assert official.tasks(asked) == ["arc_easy", "sciq", "piqa", "winogrande", "gsm8k"]
+    assert official.shots(asked) == {"arc_easy": 0, "piqa": 0, "winogrande": 0}, "what is named by itself is as it is"
+    assert official.shots(["preset:paper"])["arc_challenge"] == 25
+    with pytest.raises(NotFound, match=r"no preset 'all'.*preset:quick, preset:paper"):
+        official.tasks(["preset:all"])
+    words = official.PRESETS["quick"].needs()
+    assert "4 of lm-eval's tasks with about 6,481 questions" in words and "Hugging Face hub" in words
+
+
+def test_a_preset_is_asked_with_its_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the call of the hub: what is asked for, and with how many examples in the prompt."""
+    rows = datasets.Dataset.from_list(
+        [
+            {"question": f"Which is {n}?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}
+            for n in range(40)
+        ]
+    )
+    asked = fake_hub(monkeypatch, datasets.DatasetDict({"train": rows, "validation": rows, "test": rows}))
+    monkeypatch.setattr(
+        official, "PRESETS", {"two": official.Preset("Two.", {"x": {"arc_easy": (0, 1), "arc_challenge": (25, 1)}})}
+    )
+    found, problems = theirs(EvaluationConfig(tasks=["preset:two"], items=8))
+    assert asked == ["allenai/ai2_arc/ARC-Easy", "allenai/ai2_arc/ARC-Challenge"] and not problems
+    assert [(one.name, one.shots, one.items) for one in found] == [("arc_easy", 0, 8), ("arc_challenge", 25, 8)]
+    assert found[0].fingerprint != found[1].fingerprint, "the same questions with examples before them are others"
+    assert found[1].facts()["shots"] == 25
+
+
+def test_without_a_hub_every_task_of_a_preset_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_hub(monkeypatch, ConnectionError("offline"))
+    found, problems = theirs(EvaluationConfig(tasks=["preset:quick"]))
+    assert not found and set(problems) == set(official.PRESETS["quick"].shots)
+    assert all("ask again where the hub can be reached" in problem for problem in problems.values())

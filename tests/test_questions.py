@@ -60,7 +60,7 @@ def test_an_open_set_is_read_with_one_answer_or_several(tmp_path: Path) -> None:
         ('{"question": "q", "choices": ["a", "b"], "answer": -1}', "answer must be the index"),
         ('{"question": "q", "choices": ["a", "b"], "answer": true}', "answer must be the index"),
         ('{"question": "q", "choices": ["a", "b"], "answer": 0.5}', "answer must be the index"),
-        ('{"question": "q", "choices": ["a", "b"], "answer": "a"}', "answer must be the index"),
+        ('{"question": "q", "choices": ["a", "b"], "answer": "c"}', "answer must be the index"),
         ('{"question": "q", "choices": ["a"], "answer": 0}', "two or more"),
         ('{"question": "q", "choices": ["a", " "], "answer": 0}', "choice 2 is empty"),
         ('{"question": "q", "choices": "ab", "answer": 0}', "a list"),

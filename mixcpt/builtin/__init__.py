@@ -37,6 +37,11 @@ def questions() -> list[dict[str, Any]]:
     return rows("questions")
 
 
+def instructed() -> list[dict[str, Any]]:
+    """Prompts whose fulfilment a rule can check (`mixcpt.instructed`): id, prompt, and its demands (`checks`)."""
+    return rows("instructed")
+
+
 def instructions() -> list[dict[str, Any]]:
     """The general instructions: id, kind, instruction, input, output, and whether each is `heldout`.
 
