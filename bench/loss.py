@@ -258,7 +258,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--precision", default="bf16", choices=tuple(DTYPES))
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--chunk", type=int, default=128, help="tokens whose logits ours makes at once")
+    parser.add_argument("--chunk", type=int, default=256, help="tokens whose logits ours makes at once")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

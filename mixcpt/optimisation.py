@@ -117,7 +117,7 @@ class TrainingConfig(OptimiserConfig):
         help="Rows held in memory together; the rest of a step is accumulated. Must divide rows per step.",
     )
     loss_chunk: int = setting(
-        128,
+        256,
         label="Loss chunk",
         unit="tokens",
         ge=1,
