@@ -44,7 +44,8 @@ def _found(run: Run, sign: Sign) -> None:
     with st.expander(plain(sign.title), icon=":material/warning:", key=f"runs_sign_{sign.rule}"):
         st.markdown("\n".join(f"- {plain(words)}" for words in sign.seen))
         st.markdown(plain(sign.why))
-        st.caption(plain(" ".join(filter(None, [sign.unless, sign.measure]))))
+        surer = f"To be surer: {sign.measure}" if sign.measure else ""
+        st.caption(plain(" ".join(filter(None, [sign.unless, surer]))))
     if sign.change and st.button(
         f"Try it: {plain(sign.change.words)}",
         key=f"runs_try_{sign.rule}",
@@ -94,5 +95,8 @@ def of_arms(arms: Sequence[Row]) -> None:
             },
             hide_index=True,
             key="compare_diagnosis_table",
-            column_config={"Cannot tell": st.column_config.TextColumn(help="A run's page says what would tell.")},
+            column_config={
+                "Found": st.column_config.TextColumn(width="large"),
+                "Cannot tell": st.column_config.TextColumn(help="A run's page says what would tell."),
+            },
         )
