@@ -148,7 +148,8 @@ def test_how_each_set_was_asked_is_kept(run: Run) -> None:
     how = results["asked"]["six"]
     assert (how["precision"], how["device"], how["batch_size"]) == ("fp32", "cpu", 4)
     assert how["finished"] == results["finished"] and results["unavailable"] == {}
-    assert [text.split(" ")[0] for text in scores_in_short(results, run.config.evaluation, [])] == ["six", "more", "open"]
+    in_short = scores_in_short(results, run.config.evaluation, [])
+    assert [text.split(" ")[0] for text in in_short] == ["six", "more", "open"]
 
 
 def test_questions_about_one_fact_count_together() -> None:

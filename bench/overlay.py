@@ -1,6 +1,6 @@
 """How long many runs take to be listed, overlaid and claimed about: made-up runs with long curves, read by the library.
 
-    python bench/compare.py [--runs 300] [--points 2000]
+    python bench/overlay.py [--runs 300] [--points 2000]
 
 First is the first look at these runs ever, when every file is read whole; restarted is the first of a new process,
 which finds the summaries that were kept; again is every later one, as pages do it at each click. Seconds of this
