@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from tokenizers import Tokenizer
@@ -60,9 +59,13 @@ def workspace(tmp_path: Path) -> Workspace:
 def quick_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that need not be timed."""
     from mixcpt import doctor
+    from mixcpt.machine import Machine, Timings
 
-    timings = SimpleNamespace(fp32=100.0, bf16=100.0)
-    machine = SimpleNamespace(cuda=None, memory_available_gb=8.0, timings=timings, cpu_precision="fp32")
+    machine = Machine(
+        cpu="c", cores=2, memory_gb=32, memory_available_gb=8.0, disk_free_gb=100, python="3", torch="2",
+        cuda=None, cuda_missing="no GPU", bitsandbytes="1", nf4_missing=None,
+        timings=Timings(fp32=100.0, bf16=100.0, cpu="c", threads=2, torch="2"),
+    )  # fmt: skip
     monkeypatch.setattr(doctor, "machine", lambda workspace: machine)
 
 

@@ -114,15 +114,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 def test_a_run_is_asked_as_lm_eval_asks_it(home: Workspace, tiny_model_folder: Path, tmp_path: Path) -> None:
     """The tiny model has no template, so prompts are plain text; what it writes is noise, of which some fits."""
-    run = new_run(home, tiny_model_folder, 3, {"tasks": ["instructions"], "items": 24, "batch_size": 4}, scale=0.3)
+    run = new_run(home, tiny_model_folder, 3, {"tasks": ["instructions"], "items": 8, "batch_size": 8}, scale=0.3)
     section = evaluate(home, run)
     final, asked = section["final"]["instructions"], section["asked"]["instructions"]
     rows = answers.read(run, "instructions")
     (questions,) = question_sets(run.config.evaluation).values()
-    assert asked["kind"] == "instructed" and final["measure"] == "strict" and final["items"] == len(rows) == 24
+    assert asked["kind"] == "instructed" and final["measure"] == "strict" and final["items"] == len(rows) == 8
     right = [float(is_strict(row.final, one["checks"])) for row, one in zip(rows, questions, strict=True)]
     assert final["correct"] == right
-    assert tuple(final["interval"]) == share_interval(sum(right), 24)
+    assert tuple(final["interval"]) == share_interval(sum(right), 8)
     assert rows[0].question == questions[0]["question"]
     assert rows[0].right == ["; ".join(map(in_words, questions[0]["checks"]))]
     assert any(row.base != row.final for row in rows)
@@ -132,5 +132,5 @@ def test_a_run_is_asked_as_lm_eval_asks_it(home: Workspace, tiny_model_folder: P
     arguments = json.dumps({"pretrained": str(tiny_model_folder), "peft": str(run.adapter), "dtype": "float32"})
     found = plain_lm_eval(
         ["--model", "hf", "--model_args", arguments, "--tasks", "mixcpt_instructions", "--include_path", str(folder),
-         "--batch_size", "4", "--device", "cpu"], tmp_path)  # fmt: skip
+         "--batch_size", "8", "--device", "cpu"], tmp_path)  # fmt: skip
     assert found["mixcpt_instructions"]["strict,none"] == final["accuracy"]
