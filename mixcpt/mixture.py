@@ -353,9 +353,10 @@ def needs(config: MixtureConfig) -> dict[str, Any]:
 
 
 def needing(needs: dict[str, Any]) -> MixtureConfig:
-    """A mixture with these needs."""
+    """A mixture with these needs; whatever else is said beside them does not count."""
     sources = [SourceShare(source=name, share=1) for name in needs["sources"]]
-    return MixtureConfig(sources=sources, **{key: value for key, value in needs.items() if key != "sources"})
+    texts = {name: needs[name] for name in ("joiner", "preference_text", "template") if name in needs}
+    return MixtureConfig(sources=sources, **texts)
 
 
 def prepare(

@@ -201,7 +201,9 @@ def test_compare_as_json_csv_and_text(there: list[Run], cli: Cli) -> None:
     check_keys("mixcpt compare", [found])
     assert [row["run"] for row in found["runs"]] == [run.id for run in there], "tuning is no result"
     rows = [{key.replace("asked", "TASK"): value for key, value in row.items()} for row in found["runs"]]
-    check_keys("mixcpt compare", rows, table=1, missing={"general_forgetting", "general_forgetting_interval"})
+    of_general = {"general_forgetting", "general_forgetting_interval"}
+    where_some_are_found = {"TASK_uncontaminated", "TASK_uncontaminated_difference"}
+    check_keys("mixcpt compare", rows, table=1, missing=of_general | where_some_are_found)
     (arm,) = found["arms"]
     assert arm["seeds"] == [0, 1]
     low, high = arm["domain_gain_ci"]

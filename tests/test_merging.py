@@ -149,9 +149,11 @@ def test_plain_transformers_reloads_it_exactly_in_a_fresh_process(home: Path) ->
     assert done.returncode == 0, done.stderr
     for family, folder in zip(FAMILIES, merged, strict=True):
         here: Any = merge(home / family, home / f"{family}-adapter").eval()  # type: ignore[no-untyped-call]
+        here.set_attn_implementation("sdpa")  # ours ends in other last digits, and is not saved
         with torch.no_grad():
             assert torch.equal(here(input_ids=IDS).logits, torch.load(folder / "logits.pt", weights_only=True))
-        assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+        config = json.loads((folder / "config.json").read_text())
+        assert config["dtype"] == "bfloat16" and not any("attn_implementation" in key for key in config)
 
 
 def test_weights_that_are_stored_in_fp32_are_rounded_once_too(home: Path, tiny_tokenizer_folder: Path) -> None:
