@@ -14,7 +14,18 @@ from mixcpt.builtin import SOURCES
 from mixcpt.config import MixtureConfig, SourceShare
 from mixcpt.corpus import Corpus, ingest, ingest_records
 from mixcpt.errors import BadCorpus, BadInput, NotFound
-from mixcpt.mixture import Mixture, TokenTable, _chat_ids, _draw, _generator, realise, tokenise, validation_documents
+from mixcpt.mixture import (
+    Mixture,
+    TokenTable,
+    _chat_ids,
+    _draw,
+    _generator,
+    needing,
+    needs,
+    realise,
+    tokenise,
+    validation_documents,
+)
 from mixcpt.packing import IGNORED, cut
 from mixcpt.records import Message, Record
 
@@ -419,3 +430,9 @@ def test_documents_are_never_set_in_a_template(workspace, tiny_tokenizer, tmp_pa
     plain = tokenise(birds, tiny_tokenizer, config({"birds": 1}))
     chat = tokenise(birds, tiny_tokenizer, config({"birds": 1}, template="alpaca"))
     assert np.array_equal(plain.ids, chat.ids)
+
+
+def test_what_stands_beside_the_needs_of_a_mixture_does_not_count() -> None:
+    sources = [SourceShare(source="field", share=3), SourceShare(source="world", share=1)]
+    wanted = needs(MixtureConfig(sources=sources, joiner=" ", preference_text="both"))
+    assert needs(needing(wanted | {"texts": ["a fingerprint"]})) == wanted
