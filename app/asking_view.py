@@ -7,15 +7,15 @@ from typing import Any, BinaryIO, cast
 import streamlit as st
 
 from app import show, state
+from app.watching import watch
 from app.words import plain, printable
 from mixcpt import evaluated, official, questions
 from mixcpt.corpus import corpus_names
-from mixcpt.jobs import Job
+from mixcpt.jobs import MOVING
 from mixcpt.launching import check_question_files
 from mixcpt.runs import Run
 from mixcpt.templates import NAMED, OWN
 
-_ACTIVE = ("queued", "running")
 _FORMATS = """One question a line, as JSON; each file holds one kind.
 
 With choices, `answer` counting from 0:
@@ -33,8 +33,8 @@ Files of ARC, PIQA, HellaSwag, Winogrande, BoolQ, SciQ, CommonsenseQA, OpenBookQ
 def asking(run: Run) -> None:
     """What goes on, or the form to ask more."""
     job = evaluated.latest(state.workspace(), run)
-    if job and job.state in _ACTIVE:
-        _watch(job)
+    if job and job.state in MOVING:
+        watch(job, "asked", "Stop asking")
         return
     if job and job.state == "failed":
         st.error(f"The last asking failed: {plain(job.status.message)}", icon=":material/error:")
@@ -43,30 +43,6 @@ def asking(run: Run) -> None:
     with st.expander("Ask more questions", icon=":material/quiz:", key="asked_more"):
         _upload()
         _form(run)
-
-
-@st.fragment(run_every=1.0)
-def _watch(job: Job) -> None:
-    """Redraws itself; once the job has ended the whole page is drawn anew."""
-    status = job.status
-    if status.state not in _ACTIVE:
-        st.rerun()
-    stopping = job.requested() == "cancel"
-    with st.container(border=True):
-        st.progress(status.progress or 0.0, text=plain(status.message or "waiting for its turn"))
-        st.button(
-            "Stopping" if stopping else "Stop asking",
-            key="asked_cancel",
-            icon=":material/stop_circle:",
-            disabled=stopping,
-            on_click=_cancel,
-            args=(job,),
-        )
-
-
-@show.told
-def _cancel(job: Job) -> None:
-    state.jobs().request_cancel(job)
 
 
 def _upload() -> None:

@@ -52,7 +52,7 @@ def _empty(run: Run) -> None:
     with st.container(border=True, gap="small"):
         st.markdown("**What did it learn, and what did it lose?**", help=_HELP)
         if job := measures_view.under_way([run]):
-            measures_view.watch(job, key="changes_watch")
+            measures_view.watch_measuring(job, key="changes_watch")
             return
         job = measured.latest(state.workspace(), [run.id])
         if job and job.state == "failed":

@@ -9,7 +9,7 @@ from app.words import plain, printable
 from mixcpt import shelf, uploads
 from mixcpt.corpus import corpus_names, list_corpora
 from mixcpt.errors import BadInput, MixcptError
-from mixcpt.jobs import Job, Status
+from mixcpt.jobs import LIVE, Job, Status
 from mixcpt.modelstore import BUILTIN_MODELS, is_there
 from mixcpt.roots import allowed_roots, check_path, suggestions
 
@@ -260,7 +260,7 @@ def _options() -> dict[str, Any]:
 
 def progress() -> None:
     """Corpora that are being made, redrawn by itself; when the list of corpora changes, the page is drawn anew."""
-    busy = any(status.state in shelf.LIVE for _, status in shelf.under_way(state.workspace()))
+    busy = any(status.state in LIVE for _, status in shelf.under_way(state.workspace()))
     drawn = _shelf_now()
 
     @st.fragment(run_every=1.0 if busy else 4.0)
@@ -280,7 +280,7 @@ def _shelf_now() -> list[tuple[str, str, str]]:
 def _one(job: Job, status: Status) -> None:
     with st.container(border=True):
         words, first, second = st.columns([6, 1, 1], vertical_alignment="center")
-        if status.state in shelf.LIVE:
+        if status.state in LIVE:
             message = plain(status.message) or "Waiting for its turn"
             words.progress(status.progress or 0.0, text=f"**{plain(job.label)}** · {message}")
             second.button(

@@ -5,12 +5,13 @@ from pathlib import Path
 import streamlit as st
 
 from app import show, state
+from app.watching import watch
 from app.words import plain, printable, size
 from mixcpt import exports, snippets
 from mixcpt.card import card_to_show
 from mixcpt.errors import MixcptError
 from mixcpt.exports import Export
-from mixcpt.jobs import Job
+from mixcpt.jobs import MOVING
 from mixcpt.machine import disk_free_gb
 from mixcpt.origins import origin
 from mixcpt.runs import Run
@@ -21,7 +22,6 @@ _WHAT = {
     "merged": "An ordinary model in 16 bits (bf16), adapter and base in one: for any program that loads models.",
     "tasks": "What it was asked, as a folder of tasks: for asking any other model the same.",
 }
-_ACTIVE = ("queued", "running")
 
 
 def export(run: Run) -> None:
@@ -63,8 +63,8 @@ def _strength(run: Run, to: str, there: Export | None) -> float:
 def _state(run: Run, to: str, strength: float, there: Export | None) -> None:
     """Where this export stands, and the one thing to do next."""
     job = exports.latest_job(state.workspace(), run, to)
-    if job and job.state in _ACTIVE:
-        _watch(job)
+    if job and job.state in MOVING:
+        watch(job, "export", "Cancel")
         return
     try:
         needed = exports.estimate_bytes(state.workspace(), run, to, strength)
@@ -109,30 +109,6 @@ def _offer(run: Run, to: str, strength: float, needed: int) -> None:
 @show.told
 def _start(run: Run, to: str, strength: float) -> None:
     exports.submit(state.workspace(), run, to, zipped=True, strength=strength)
-
-
-@st.fragment(run_every=1.0)
-def _watch(job: Job) -> None:
-    """Redraws itself; once the job has ended the whole page is drawn anew."""
-    status = job.status
-    if status.state not in _ACTIVE:
-        st.rerun()
-    words = status.message or "waiting for its turn"
-    st.progress(status.progress or 0.0, text=plain(words))
-    stopping = job.requested() == "cancel"
-    st.button(
-        "Stopping" if stopping else "Cancel",
-        key="export_cancel",
-        icon=":material/stop_circle:",
-        disabled=stopping,
-        on_click=_cancel,
-        args=(job,),
-    )
-
-
-@show.told
-def _cancel(job: Job) -> None:
-    state.jobs().request_cancel(job)
 
 
 # ---- what was exported -----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from app.words import count, plain
 from mixcpt.coverage import Coverage
 from mixcpt.drafts import AnyDraft
 from mixcpt.errors import MixcptError
+from mixcpt.jobs import MOVING
 from mixcpt.launching import preparing
 from mixcpt.machine import Machine
 from mixcpt.modelstore import BUILTIN_MODELS, is_there, terms_to_accept
@@ -113,7 +114,7 @@ def _model(name: str) -> None:
         return
     job = preparing(workspace, "fetch", model=name)
     terms = terms_to_accept(workspace, name)
-    if job and (job.state in ("queued", "running") or not terms):
+    if job and (job.state in MOVING or not terms):
         return prepared(job, "fetch", f"Fetching {name}", "Fetch again", model=name, accept_terms=bool(terms))
     accepted = True
     if terms:

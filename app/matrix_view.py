@@ -42,7 +42,7 @@ def _ordering(run: Run, found: Matrix) -> None:
     """The way to fill it, in one click."""
     chain = run.chain()
     if job := measures_view.under_way(chain):
-        measures_view.watch(job, key="matrix_watch")
+        measures_view.watch_measuring(job, key="matrix_watch")
         return
     job = measured.latest(state.workspace(), [one.id for one in chain])
     if job and job.state == "failed":

@@ -8,15 +8,15 @@ import streamlit as st
 
 from app import show, state
 from app.pins import pin_button
+from app.watching import watch
 from app.words import ago, plain, printable
 from mixcpt import charts, measured
 from mixcpt.corpus import list_corpora
-from mixcpt.jobs import Job
+from mixcpt.jobs import MOVING, Job
 from mixcpt.measured import CURVE, TOKENS, Order, Taken
 from mixcpt.runs import Run
 from mixcpt.score_jobs import has_adapter
 
-_ACTIVE = ("queued", "running")
 _ON, _TOKENS, _STRENGTHS = "measures_on", "measures_tokens", "measures_strengths"
 _STEPS = {5: CURVE, 11: tuple(number / 10 for number in range(11))}
 
@@ -45,7 +45,7 @@ def _ordering(run: Run, again: bool) -> None:
         st.caption("It can be measured once it has its adapter: when it is done. A recorded run came without.")
         return
     if job := under_way([run]):
-        watch(job, key="measures_watch")
+        watch_measuring(job, key="measures_watch")
         return
     job = measured.latest(state.workspace(), [run.id])
     if job and job.state == "failed":
@@ -128,32 +128,11 @@ def _submit(run: Run, strengths: Sequence[float] | None) -> None:
 def under_way(runs: Sequence[Run]) -> Job | None:
     """The measuring of any of these runs that waits or works."""
     job = measured.latest(state.workspace(), [run.id for run in runs])
-    return job if job and job.state in _ACTIVE else None
+    return job if job and job.state in MOVING else None
 
 
-@st.fragment(run_every=1.0)
-def watch(job: Job, key: str) -> None:
-    """How far a measuring is, and its end; redraws itself, and the whole page once the job has ended."""
-    status = job.status
-    if status.state not in _ACTIVE:
-        st.rerun()
-    stopping = job.requested() == "cancel"
-    with st.container(border=True):
-        st.progress(status.progress or 0.0, text=plain(status.message or "waiting for its turn"))
-        st.button(
-            "Stopping" if stopping else "Stop measuring",
-            key=f"{key}_cancel",
-            icon=":material/stop_circle:",
-            disabled=stopping,
-            on_click=_cancel,
-            args=(job,),
-            help="What was measured so far is kept.",
-        )
-
-
-@show.told
-def _cancel(job: Job) -> None:
-    state.jobs().request_cancel(job)
+def watch_measuring(job: Job, key: str) -> None:
+    watch(job, key, "Stop measuring", help="What was measured so far is kept.")
 
 
 # ---- what was measured -----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from mixcpt import charts
 from mixcpt.chains import links
 from mixcpt.errors import MixcptError, NotFound
 from mixcpt.estimate import minutes
-from mixcpt.jobs import is_part_of_run
+from mixcpt.jobs import MOVING, is_part_of_run
 from mixcpt.overview import RunSummary, summary
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.queue import QueueItem, queue
@@ -29,7 +29,6 @@ from mixcpt.runs import Run, Runs
 from mixcpt.stamps import Stamp, stamp
 
 RUNS = "../pages/runs.py"
-MOVING = ("queued", "running")
 QUEUE_SECONDS, FIGURES_SECONDS, CURVES_SECONDS = 2.0, 1.0, 3.0
 LOG_LINES = 400
 

@@ -76,7 +76,7 @@ def _choose(rows: Sequence[Row], runs: Sequence[Run], taken_anew: bool) -> list[
             )
     job = measures_view.under_way(runs)
     if job:
-        measures_view.watch(job, key="compare_measuring")
+        measures_view.watch_measuring(job, key="compare_measuring")
     if not taken_anew:
         return list(rows)
     kind = st.session_state.get(_KIND, _EVERY)

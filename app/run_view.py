@@ -19,7 +19,7 @@ from app import (
     show,
     state,
 )
-from app.panels import MOVING, RUNS
+from app.panels import RUNS
 from app.pins import pin_button
 from app.words import ago, plain, printable, size
 from mixcpt import charts, guesses, score_jobs, submission
@@ -27,6 +27,7 @@ from mixcpt.align_drafts import can_be_continued, stage_after, usual_for
 from mixcpt.differences import differences
 from mixcpt.drafts import EXPERIMENT, AnyDraft, Drafts
 from mixcpt.errors import MixcptError
+from mixcpt.jobs import MOVING
 from mixcpt.overview import RunSummary, summary
 from mixcpt.palette import STAGE_WORDS
 from mixcpt.presets import value_words

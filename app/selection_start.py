@@ -9,12 +9,13 @@ from typing import Any
 import streamlit as st
 
 from app import show, state
+from app.watching import cancel
 from app.words import ago, count, moment, plain, printable
 from mixcpt import score_jobs
 from mixcpt.builtin import find_source
 from mixcpt.errors import BadInput, MixcptError
 from mixcpt.estimate import minutes
-from mixcpt.jobs import Job, Status
+from mixcpt.jobs import LIVE, Job, Status
 from mixcpt.launching import local_models
 from mixcpt.modelstore import find_folder
 from mixcpt.overview import RunSummary
@@ -315,7 +316,7 @@ def _how_much(source: str, options: dict[str, Any]) -> str:
 
 def progress() -> None:
     """Orders that wait or run, redrawn by itself; when the list of scores changes, the page is drawn anew."""
-    busy = any(status.state in score_jobs.LIVE for _, status in score_jobs.under_way(state.workspace()))
+    busy = any(status.state in LIVE for _, status in score_jobs.under_way(state.workspace()))
     drawn = _there()
 
     @st.fragment(run_every=1.0 if busy else 4.0)
@@ -335,11 +336,11 @@ def _there() -> list[tuple[str, str]]:
 def _one(job: Job, status: Status) -> None:
     with st.container(border=True):
         words, first, second = st.columns([6, 1, 1], vertical_alignment="center")
-        if status.state in score_jobs.LIVE:
+        if status.state in LIVE:
             message = plain(status.message) or "Waiting for its turn"
             words.progress(status.progress or 0.0, text=f"**{plain(job.label)}** · {message}{_left(status)}")
             second.button(
-                "Cancel", key=f"selection_cancel_{job.id}", on_click=_cancel, args=(job,), width="stretch",
+                "Cancel", key=f"selection_cancel_{job.id}", on_click=cancel, args=(job,), width="stretch",
                 help="What was scored so far is kept, and not scored again.",
             )  # fmt: skip
             return
@@ -358,11 +359,6 @@ def _left(status: Status) -> str:
         return ""
     took = (datetime.now(UTC) - moment(status.started)).total_seconds()
     return f" · about {minutes(took * (1 - status.progress) / status.progress)} left"
-
-
-@show.told
-def _cancel(job: Job) -> None:
-    state.jobs().request_cancel(job)
 
 
 @show.told

@@ -11,13 +11,12 @@ from mixcpt import charts, study_reports
 from mixcpt.compare import Row, summarise
 from mixcpt.errors import NotFound
 from mixcpt.findings import cautions
-from mixcpt.jobs import Job
+from mixcpt.jobs import MOVING, Job
 from mixcpt.studies import Cell, Study, grid, open_study
 from mixcpt.study_results import pairs_of, results
 from mixcpt.study_runs import job_of, stop, submit
 
 PAGE, COMPARE, NOTEBOOK = "../pages/studies.py", "../pages/compare.py", "../pages/notebook.py"
-_ACTIVE = ("queued", "running")
 
 
 def page(name: str) -> None:
@@ -72,7 +71,7 @@ def _grid(study: Study, drawn: str) -> None:
 def _bar(study: Study, job: Job | None, lines: list[list[Cell]]) -> None:
     cells = [cell for line in lines for cell in line]
     done = sum(cell.state == "done" for cell in cells)
-    active, finished = bool(job and job.state in _ACTIVE), done == len(cells)
+    active, finished = bool(job and job.state in MOVING), done == len(cells)
     resting = not active and (not finished or bool(job and job.state == "failed"))
     far, button = st.columns([6, 1], vertical_alignment="center") if active or resting else (st, st)
     far.progress(sum(cell.progress for cell in cells) / len(cells), text=f"{done} of {len(cells)} runs done")

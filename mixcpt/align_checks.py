@@ -14,7 +14,7 @@ from mixcpt.corpus import Corpus
 from mixcpt.errors import BadInput, MixcptError, NotFound
 from mixcpt.estimate import SampleSizes
 from mixcpt.flight import LONG_SECONDS, Finding, Flight, long_words
-from mixcpt.jobs import Jobs
+from mixcpt.jobs import MOVING, Jobs
 from mixcpt.readings import candidates
 from mixcpt.requirements import selection_facts
 from mixcpt.runs import Run, Runs
@@ -66,7 +66,7 @@ def _parent(flight: Aligned) -> Iterator[Finding]:
         )
         return
     state = parent.state(Jobs(flight.workspace))
-    if state in ("queued", "running"):
+    if state in MOVING:
         yield Finding("note", f"{parent.title} is {state}: this run waits for its training.")
     elif state == "paused":
         yield Finding("warning", f"{parent.title} is paused, and this run waits for its training: resume it.")

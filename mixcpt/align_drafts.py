@@ -12,6 +12,7 @@ from mixcpt import further
 from mixcpt.differences import differences
 from mixcpt.drafts import EXPERIMENT, AlignDraft, AnyDraft, Draft, Drafts, default_stage
 from mixcpt.errors import BadConfig, NotFound
+from mixcpt.jobs import LIVE
 from mixcpt.lineage import BASE, FOLLOWS, continuing
 from mixcpt.overview import RunSummary, overview
 from mixcpt.palette import STAGE_NAMES
@@ -24,7 +25,6 @@ from mixcpt.templates import NAMED
 from mixcpt.workspace import Workspace, new_id
 
 Kind = Literal["sft", "dpo"]
-_COMING = ("queued", "running", "paused")
 _INHERITED = ("stage", "model", "mixture", "adapter", "preference.reference")
 _OF_THE_KIND = ("samples", "training.learning_rate", "preference")
 """Settings whose usual value depends on whether it is SFT or DPO."""
@@ -40,7 +40,7 @@ def can_be_continued(workspace: Workspace, run: RunSummary, by: str = "sft") -> 
     done."""
     if run.stage not in FOLLOWS[by]:
         return False
-    coming = run.state in _COMING and run.kind != "evaluate"
+    coming = run.state in LIVE and run.kind != "evaluate"
     return coming or (workspace.runs / run.id / "adapter" / "adapter_model.safetensors").is_file()
 
 

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mixcpt import cli_show
 from mixcpt.cli_show import print_json, say
 from mixcpt.commands import command
 from mixcpt.errors import BadFile, BadInput
@@ -33,13 +32,11 @@ def add(commands: Any) -> None:
 
 def align(workspace: Workspace, options: argparse.Namespace) -> int:
     from mixcpt.align_drafts import suggested_name
-    from mixcpt.cli_do import Follower
+    from mixcpt.cli_do import carry_out
     from mixcpt.drafts import EXPERIMENT
     from mixcpt.modelstore import ensure_model
     from mixcpt.questions import question_sets
     from mixcpt.requirements import require_parts
-    from mixcpt.submission import finish, submit_run
-    from mixcpt.supervisor import Supervisor
 
     parent = None if options.parent == BASE else _parent(workspace, options.parent)
     stage = _stage(workspace, parent, options)
@@ -54,13 +51,7 @@ def align(workspace: Workspace, options: argparse.Namespace) -> int:
         name=options.name or suggested_name(stage, parent),
         parent=parent.id if parent else None,
     )
-    say(f"run {run.id}  {run.title}")
-    finish(submit_run(workspace, run), Supervisor(workspace), Follower())
-    if options.json:
-        print_json(cli_show.run_row(workspace, run.id))
-    else:
-        print(run.id)
-    return 0
+    return carry_out(workspace, run, options.json)
 
 
 def _parent(workspace: Workspace, id: str) -> Run:

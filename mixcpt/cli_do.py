@@ -10,7 +10,7 @@ from mixcpt.drafts import Guess
 from mixcpt.errors import BadFile, BadInput
 from mixcpt.jobs import Job
 from mixcpt.recipe import CorpusSpec, load_recipe
-from mixcpt.runs import Runs
+from mixcpt.runs import Run, Runs
 from mixcpt.settings import parse_change, validate
 from mixcpt.workspace import Workspace, check_name
 
@@ -29,6 +29,20 @@ class Follower:
         if self.last.get(job.id) != line:
             self.last[job.id] = line
             say(line)
+
+
+def carry_out(workspace: Workspace, run: Run, json: bool) -> int:
+    """Train a run that was just made, here and now; prints its id, or with `json` its row."""
+    from mixcpt.submission import finish, submit_run
+    from mixcpt.supervisor import Supervisor
+
+    say(f"run {run.id}  {run.title}")
+    finish(submit_run(workspace, run), Supervisor(workspace), Follower())
+    if json:
+        print_json(cli_show.run_row(workspace, run.id))
+    else:
+        print(run.id)
+    return 0
 
 
 def corpus_add(workspace: Workspace, options: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from mixcpt import cli_show
 from mixcpt.cli_show import print_json, say
 from mixcpt.commands import at_least, command
 from mixcpt.runs import Run, Runs
@@ -33,13 +32,11 @@ def add(commands: Any) -> None:
 
 
 def go_on(workspace: Workspace, options: argparse.Namespace) -> int:
-    from mixcpt.cli_do import Follower
+    from mixcpt.cli_do import carry_out
     from mixcpt.further import further_stage, require_documents, suggested_name
     from mixcpt.modelstore import ensure_model
     from mixcpt.questions import question_sets
     from mixcpt.requirements import require_parts
-    from mixcpt.submission import finish, submit_run
-    from mixcpt.supervisor import Supervisor
 
     parent = _parent(workspace, options.parent)
     require_documents(workspace, options.corpus)
@@ -53,13 +50,7 @@ def go_on(workspace: Workspace, options: argparse.Namespace) -> int:
         name=options.name or suggested_name(stage, parent),
         parent=parent.id,
     )
-    say(f"run {run.id}  {run.title}")
-    finish(submit_run(workspace, run), Supervisor(workspace), Follower())
-    if options.json:
-        print_json(cli_show.run_row(workspace, run.id))
-    else:
-        print(run.id)
-    return 0
+    return carry_out(workspace, run, options.json)
 
 
 def _parent(workspace: Workspace, id: str) -> Run:

@@ -24,7 +24,7 @@ from mixcpt import __version__, recorded
 from mixcpt.card import model_card
 from mixcpt.errors import BadFile, BadInput, NotFound, TooLittle
 from mixcpt.estimate import shape_of
-from mixcpt.jobs import Job, Jobs
+from mixcpt.jobs import MOVING, Job, Jobs
 from mixcpt.modelfiles import beyond_lora, model_config, model_fingerprint
 from mixcpt.modelstore import BUILTIN_MODELS, find_folder
 from mixcpt.runs import Run
@@ -293,7 +293,7 @@ def submit(workspace: Workspace, run: Run, to: str, zipped: bool = False, streng
     check(workspace, run, to, strength)
     with locked(lock_path(run, "submit")):
         job = latest_job(workspace, run, to)
-        if job and job.state in ("queued", "running") and job.payload.get("strength") == strength:
+        if job and job.state in MOVING and job.payload.get("strength") == strength:
             return job
         payload = {"to": to, "zip": zipped, "strength": strength}
         label = f"{run.title}, {at_strength(to, strength)}"

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from mixcpt.errors import BadInput, MixcptError, NoTemplate, Unavailable
 from mixcpt.estimate import estimate, lighter, minutes, require_memory, trained_parameters
-from mixcpt.jobs import ACCELERATOR_KINDS, Jobs
+from mixcpt.jobs import ACCELERATOR_KINDS, MOVING, Jobs
 from mixcpt.launching import check_ready
 from mixcpt.machine import Machine, disk_free_gb
 from mixcpt.modelstore import find_folder, terms_to_accept
@@ -51,7 +51,7 @@ class Flight:
     def jobs_before(self) -> int:
         """Runs, however many jobs each of them has, and the jobs that belong to none."""
         looks = Jobs(self.workspace).snapshot()
-        busy = [job for job, status in looks if job.kind in ACCELERATOR_KINDS and status.state in ("queued", "running")]
+        busy = [job for job, status in looks if job.kind in ACCELERATOR_KINDS and status.state in MOVING]
         return len({job.run or job.id for job in busy})
 
     @cached_property

@@ -30,6 +30,10 @@ from mixcpt.workspace import Workspace, building, locked, new_id, now, read_json
 KINDS = ("doctor", "fetch", "prepare", "ingest", "probes", "train", "evaluate", "measure", "score", "export", "study")
 ACCELERATOR_KINDS = {"train", "evaluate", "measure", "score"}
 FINAL = {"done", "failed", "cancelled"}
+MOVING = ("queued", "running")
+"""States of a job, or of a run, that goes on by itself."""
+LIVE = (*MOVING, "paused")
+"""States from which it can still come to its end."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from mixcpt import guesses
 from mixcpt.drafts import AlignDraft, AnyDraft, Draft, Drafts
 from mixcpt.errors import BadConfig, BadInput, Damaged
-from mixcpt.jobs import Job, Jobs
+from mixcpt.jobs import MOVING, Job, Jobs
 from mixcpt.lineage import continuing, has_template
 from mixcpt.modelstore import BUILTIN_MODELS, terms_to_accept
 from mixcpt.questions import is_file, question_sets
@@ -27,7 +27,6 @@ from mixcpt.submission import submit_run
 from mixcpt.workspace import Workspace, check_name, locked, new_id
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_WAITING = ("queued", "running")
 
 
 D = TypeVar("D", Draft, AlignDraft, AnyDraft)
@@ -109,7 +108,7 @@ def check_ready(workspace: Workspace, stage: AnyStage, parent: Run | None = None
 def require_adapter_to_come(workspace: Workspace, parent: Run) -> None:
     """Raises BadInput where the parent has no adapter, and none is on its way."""
     state = parent.state(Jobs(workspace))
-    if (parent.adapter / "adapter_model.safetensors").is_file() or state in (*_WAITING, "paused"):
+    if (parent.adapter / "adapter_model.safetensors").is_file() or state in (*MOVING, "paused"):
         return
     remedy = f"train it again (`mixcpt rerun {parent.id}`)" if state == "done" else f"`mixcpt resume {parent.id}`"
     raise BadInput(f"{parent.title} is {state} and has no finished adapter to continue: {remedy}.")
@@ -188,7 +187,7 @@ def prepare(workspace: Workspace, kind: str, **payload: Any) -> Job:
     """Queue a `doctor`, `fetch`, `prepare` or `probes` job, unless the same is queued or running, from any tab."""
     with locked(workspace.jobs / ".prepare.lock"):
         job = preparing(workspace, kind, **payload)
-        if job and job.state in _WAITING:
+        if job and job.state in MOVING:
             return job
         return Jobs(workspace).submit(
             kind, payload, label=payload.get("model") or payload.get("corpus", "this machine")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mixcpt.errors import MixcptError
-from mixcpt.jobs import ACCELERATOR_KINDS, Job, Jobs, Status, is_part_of_run, telling
+from mixcpt.jobs import ACCELERATOR_KINDS, MOVING, Job, Jobs, Status, is_part_of_run, telling
 from mixcpt.processes import lease_holder
 from mixcpt.progress import progress
 from mixcpt.runs import Run
@@ -35,12 +35,12 @@ class QueueItem:
 def queue(workspace: Workspace) -> list[QueueItem]:
     """First what runs, then what waits, in the order in which it was given."""
     looks = Jobs(workspace).snapshot()
-    busy = {_whose(job) for job, status in looks if status.state in ("queued", "running")}
+    busy = {_whose(job) for job, status in looks if status.state in MOVING}
     items = []
     for owner in busy:
         mine = [look for look in looks if _whose(look[0]) == owner]
         found = telling(mine) or mine[-1]  # what is no part of a run tells nothing about it
-        if found[1].state in ("queued", "running"):  # what waits for a paused job is at rest as well
+        if found[1].state in MOVING:  # what waits for a paused job is at rest as well
             items.append(_item(workspace, found, mine))
     return sorted(items, key=lambda item: (item.status.state == "queued", item.job.created))
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from mixcpt import metrics
 from mixcpt.errors import BadInput, Damaged, NotFound
-from mixcpt.jobs import Job, Jobs, find_id
+from mixcpt.jobs import LIVE, MOVING, Job, Jobs, find_id
 from mixcpt.lineage import continuing
 from mixcpt.settings import to_yaml
 from mixcpt.stages import AnyStage, Stage, stage_from_yaml
@@ -325,7 +325,7 @@ class Runs:
         with locked(jobs.lock):  # so that no supervisor starts one of its jobs meanwhile
             mine = [job for job in jobs.all() if job.run == run.id]
             state = "running" if any(job.state == "running" for job in mine) else run.state(jobs)
-            if state in ("queued", "running"):
+            if state in MOVING:
                 raise BadInput(f"Run {run.id} is {state}: cancel it with mixcpt cancel {run.id} before it is deleted.")
             children = [other.id for other in self.all() if _parent(other) == run.id]
             if children:
@@ -341,7 +341,7 @@ class Runs:
             BadInput: there is nothing to cancel.
         """
         jobs = Jobs(self.workspace)
-        active = [job for job in jobs.all() if job.run == run.id and job.state in ("queued", "running", "paused")]
+        active = [job for job in jobs.all() if job.run == run.id and job.state in LIVE]
         if not active:
             raise BadInput(f"Run {run.id} is {run.state(jobs)}, so there is nothing to cancel.")
         for job in reversed(active):  # those that wait first, so that none starts meanwhile
@@ -356,7 +356,7 @@ class Runs:
         """
         jobs = Jobs(self.workspace)
         job = jobs.for_run(run.id)
-        if job is None or job.state not in ("queued", "running"):
+        if job is None or job.state not in MOVING:
             raise BadInput(f"Run {run.id} is {run.state(jobs)}, so there is nothing to pause.")
         jobs.request_pause(job)
         return job

@@ -15,7 +15,7 @@ from mixcpt.builtin import KINDS, require_source
 from mixcpt.config import ModelConfig
 from mixcpt.corpus import Corpus, list_corpora
 from mixcpt.errors import BadInput, Damaged
-from mixcpt.jobs import Job, Jobs, Status
+from mixcpt.jobs import LIVE, Job, Jobs, Status
 from mixcpt.modelstore import BUILTIN_MODELS, find_folder, is_there
 from mixcpt.overview import RunSummary, overview
 from mixcpt.readings import FORMS, MAX_TOKENS, require_answers
@@ -26,7 +26,7 @@ from mixcpt.templates import NAMED, OWN, choose_template, template_of
 from mixcpt.workspace import Workspace, locked, read_json
 
 Form = Literal["template", "plain", "alone"]
-LIVE, STOPPED = ("queued", "running", "paused"), ("failed", "cancelled")
+STOPPED = ("failed", "cancelled")
 NO_TEMPLATE = "none"
 """The name that asks for plain text only."""
 

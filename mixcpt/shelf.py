@@ -15,13 +15,12 @@ from typing import BinaryIO
 from mixcpt import uploads
 from mixcpt.corpus import Corpus, corpus_names
 from mixcpt.errors import BadCorpus, BadInput
-from mixcpt.jobs import Job, Jobs, Status
+from mixcpt.jobs import LIVE, Job, Jobs, Status
 from mixcpt.recipe import CorpusSpec
 from mixcpt.recipes import submit_ingest
 from mixcpt.settings import validate
 from mixcpt.workspace import Workspace, check_name, locked
 
-LIVE = ("queued", "running", "paused")
 STOPPED = ("failed", "cancelled")
 
 

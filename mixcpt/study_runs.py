@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mixcpt import study_reports
 from mixcpt.errors import BadInput, Interrupted, MixcptError
-from mixcpt.jobs import Job, Jobs
+from mixcpt.jobs import MOVING, Job, Jobs
 from mixcpt.measured import Order, points
 from mixcpt.measured import submit as submit_measure
 from mixcpt.modelstore import ensure_model
@@ -159,7 +159,7 @@ def submit(workspace: Workspace, study: Study) -> Job:
     jobs = Jobs(workspace)
     with locked(workspace.experiments / study.name / ".study.lock"):
         last = job_of(workspace, study.name)
-        if last and last.state in ("queued", "running"):
+        if last and last.state in MOVING:
             return last
         if last and last.state in STOPPED:
             return jobs.requeue(last)
@@ -179,7 +179,7 @@ def stop(workspace: Workspace, name: str) -> None:
         BadInput: it does not run.
     """
     job = job_of(workspace, name)
-    if job is None or job.state not in ("queued", "running"):
+    if job is None or job.state not in MOVING:
         raise BadInput(f"The study {name!r} does not run, so there is nothing to stop.")
     Jobs(workspace).request_cancel(job)
 
@@ -219,8 +219,6 @@ class _Stoppable(Supervisor):
 
 
 def _stop_runs(workspace: Workspace, name: str) -> None:
-    active: Sequence[str] = [
-        run.id for run in overview(workspace) if run.experiment == name and run.state in ("queued", "running")
-    ]
+    active: Sequence[str] = [run.id for run in overview(workspace) if run.experiment == name and run.state in MOVING]
     for id in active:  # the newest first, so that none that waits starts meanwhile
         Runs(workspace).cancel(Runs(workspace).get(id))

@@ -11,6 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from test_alignment import TALK, TASTE, dpo, sft
 from test_training import At, adapter_digest, interrupted_run, losses, new_run, quiet, stage
+from tiny import llama
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -18,8 +19,6 @@ from transformers import (
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
 )
 
 from mixcpt import exports, models, vocabulary
@@ -46,26 +45,6 @@ from mixcpt.workspace import Workspace
 
 IDS = torch.randint(0, 256, (2, 24), generator=torch.Generator().manual_seed(1))
 POSITIONS = torch.arange(24).expand(2, 24)
-
-
-def llama(tied: bool) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=257,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            tie_word_embeddings=tied,
-            eos_token_id=256,
-            bos_token_id=None,
-            pad_token_id=256,
-            initializer_range=0.2,
-        )
-    )
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
