@@ -50,10 +50,10 @@ def is_locked(path: Path) -> bool:
         return not _try_lock(file.fileno(), fcntl.LOCK_SH)
 
 
-THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
-"""How threads that compute wait for each other, wherever nothing else was set: some tenths of a millisecond awake, then
-asleep. Always awake, a step took ten times as long as soon as anything else ran on the same cores; asleep at once, a
-fifth longer, for a step has ten thousand such waits."""
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+"""How threads that compute wait for each other, wherever nothing else was set: awake for some microseconds, then asleep.
+A step has ten thousand such waits. Asleep at once it took a fifth longer on a quiet machine; awake thirty times as long,
+it took three times as long as soon as anything else ran on the same cores (docs/engine.md, *Waiting threads*)."""
 
 
 def environment(workspace: Workspace) -> dict[str, str]:
