@@ -238,7 +238,7 @@ def stage_of(choice: Choice, changes: dict[str, Any]) -> Stage:
     """The knowledge stage that the arms of a study vary: the default one on the chosen field, with a constant rate, so
     that curves can be compared on the way."""
     stage = default_stage()
-    tasks = ["general", "atlas"] if choice.corpus == "builtin/atlas" else ["general"]
+    field = ["atlas", "probes"] if choice.corpus == "builtin/atlas" else ["probes"]
     steps = max(1, choice.tokens // (stage.mixture.row_tokens * stage.training.rows_per_step))
     own = {
         "model.name": choice.models[0],
@@ -248,7 +248,7 @@ def stage_of(choice: Choice, changes: dict[str, Any]) -> Stage:
         "training.checkpoint_steps": 50,
         "measures.every_steps": -(-steps // 8),
         "measures.prompt_tokens": 300,
-        "evaluation.tasks": tasks,
+        "evaluation.tasks": ["general", *field],
         "evaluation.items": 48,
     }
     return override(stage, own | changes)
