@@ -26,8 +26,6 @@ from mixcpt.workspace import Workspace
 
 _TAGS = {"cpt": "continual-pretraining", "sft": "sft", "dpo": "dpo"}
 _STEPS = {"cpt": "further pre-training", "sft": "supervised fine-tuning", "dpo": "preference optimisation"}
-_ORDINARY = re.compile(r"(?!.*www\.)(?:[^\W_]|[ ,.;%()+\N{MINUS SIGN}\N{RIGHTWARDS ARROW}/-])*", re.IGNORECASE)
-"""What no Markdown reader takes for anything but text, in the midst of a line."""
 _PAPER = "[Mix-CPT](https://arxiv.org/abs/2407.10804)"
 
 
@@ -37,7 +35,7 @@ def model_card(workspace: Workspace, run: Run, to: str, strength: float = 1.0) -
     Raises:
         Damaged: files of a run of its chain cannot be read.
     """
-    card = _Card(workspace, run, to == "merged", plain, strength)
+    card = _Card(workspace, run, to == "merged", escape_for_files, strength)
     return f"{card.front_matter()}\n\n{card.text()}\n"
 
 
@@ -283,11 +281,6 @@ class _Card:
 
     def _table(self, lines: Iterable[Line]) -> str:
         return as_table([self.plain(cell) for cell in line] for line in lines)
-
-
-def plain(text: str) -> str:
-    """`text` as Markdown that shows it as it is; the card is read unrendered too, so only what must be is escaped."""
-    return text if _ORDINARY.fullmatch(text) else escape_for_files(text)
 
 
 def _list(told: Iterable[Fact]) -> str:

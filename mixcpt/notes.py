@@ -15,6 +15,12 @@ _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethro
 _PARSER.validateLink = lambda url: True  # type: ignore[method-assign]  # links are judged here, so that none gets lost
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _MARKUP = re.compile(r"[\\`*_{}\[\]()<>#+\-.!|~$:&^=@]")
+_ORDINARY = re.compile(
+    r"(?!.*www\.)(?!\d+[.)](?:\s|$))(?![-+](?:[-+\s]|$))"
+    r"(?:[^\W_]|:(?=\s|$)|[ ,.;?'\"%()+\N{MINUS SIGN}\N{RIGHTWARDS ARROW}/-])*",
+    re.IGNORECASE,
+)
+"""What no reader takes for anything but text, at the beginning of a line neither: files are read unrendered too."""
 _UNESCAPED_BAR = re.compile(r"(?<!\\)\|")
 _LANGUAGES = {"python", "py", "bash", "sh", "json", "yaml", "toml", "sql", "text", "console"}
 """Others would make more than code of a block: a diagram, a map, a formula."""
@@ -25,6 +31,8 @@ _DEEPER = 2
 def escape_for_files(text: str) -> str:
     """`text` as Markdown that shows it as it is, on one line, to GitHub and Jupyter too: they find formulas in escaped
     text, but never across a tag."""
+    if _ORDINARY.fullmatch(text):
+        return text
     return _MARKUP.sub(_spanned, _visible(text)).replace("\n", " ")
 
 

@@ -92,3 +92,21 @@ def test_no_letter_gets_lost(note: str) -> None:
 def letters(html: str) -> str:
     """What is read: without tags, and without the language of a code block, which is not shown."""
     return re.sub(r"[^ab1]", "", re.sub(r"<[^>]*>", "", html))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("+0.053 (95 %)", "+0.053 (95 %)"),
+        ("-0.05, 3 seeds", "-0.05, 3 seeds"),
+        ("'a': is it?", "'a': is it?"),
+        (":a: b", r"\:a\: b"),
+        ("1. first", r"1\. first"),
+        ("- one", r"\- one"),
+        ("---", r"\-\-\-"),
+        ("see www.a.b", r"see www\.a\.b"),
+        ("a_b", r"a\_b"),
+    ],
+)
+def test_files_escape_only_what_could_mean_something(text: str, shown: str) -> None:
+    assert escape_for_files(text) == shown
