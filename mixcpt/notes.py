@@ -17,7 +17,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u
 _MARKUP = re.compile(r"[\\`*_{}\[\]()<>#+\-.!|~$:&^=@]")
 _ORDINARY = re.compile(
     r"(?!.*www\.)(?!\d+[.)](?:\s|$))(?![-+](?:[-+\s]|$))"
-    r"(?:[^\W_]|:(?=\s|$)|[ ,.;?'\"%()+\N{MINUS SIGN}\N{RIGHTWARDS ARROW}/-])*",
+    r"(?:[^\W_]|:(?=\s|$)|[ ±,.;?'\"%()+\N{MINUS SIGN}\N{RIGHTWARDS ARROW}/-])*",
     re.IGNORECASE,
 )
 """What no reader takes for anything but text, at the beginning of a line neither: files are read unrendered too."""
