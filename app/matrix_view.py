@@ -70,7 +70,7 @@ def _ordering(run: Run, found: Matrix) -> None:
 
 @show.told
 def _submit(run: Run) -> None:
-    matrix.submit(state.workspace(), run)
+    matrix.submit(state.workspace(), [run])
     st.toast("It is in the queue.", icon=":material/straighten:")
 
 

@@ -46,7 +46,7 @@ def _line(study: Study) -> None:
     name, where, far = st.columns([4, 4, 3], vertical_alignment="center")
     if name.button(f"**{plain(study.name)}**", key=f"study_open_{study.name}", type="tertiary", help="Open this study"):
         st.switch_page(PAGE, query_params={"study": study.name})
-    where.caption(f"{study.title} · {plain(study.choice.corpus)} · {ago(study.created)}")
+    where.caption(f"{study.title} · {plain(' → '.join(study.choice.corpora))} · {ago(study.created)}")
     icon = STATES[job.state].icon if job and job.state != "done" else ""
     far.caption(f"{icon} {done} of {len(cells)} runs done")
 
@@ -107,6 +107,7 @@ def _choice(kind: Kind) -> Choice:
         "Corpus", [*own, "builtin/atlas"], key="study_corpus", format_func=printable,
         help="The field that is learned. builtin/atlas is a country that does not exist: no model knows it.",
     )  # fmt: skip
+    then = _then(left, [*own, "builtin/atlas"], corpus) if kind.several_corpora else []
     left.page_link(CORPORA, label="Add a corpus", icon=":material/library_books:")
     models = _models(kind, right)
     tokens = left.number_input(
@@ -124,8 +125,19 @@ def _choice(kind: Kind) -> Choice:
         help="Short runs on a tenth of the training documents choose a rate for each objective first, so that no side "
         "is held back by a rate that suits the other. Two studies have nothing to tune.",
     )  # fmt: skip
-    given = {"corpus": corpus, "models": models, "tokens": int(tokens), "seeds": list(range(int(seeds))), "tune": tune}
-    return validate(Choice, given, "this form")
+    given = {"corpus": corpus, "then": then, "models": models, "tokens": int(tokens)}
+    return validate(Choice, given | {"seeds": list(range(int(seeds))), "tune": tune}, "this form")
+
+
+def _then(place: "st.delta_generator.DeltaGenerator", corpora: list[str], first: str) -> list[str]:
+    """The corpora after the first, in the order in which they were chosen."""
+    others = [name for name in corpora if name != first]
+    names: list[str] = place.multiselect(
+        "Then", others, default=others[:2], key=f"study_then_{first}", format_func=printable,
+        placeholder="Choose one or several" if others else "Add a second corpus first",
+        help="What is learned after it, one corpus after the other, in the order in which you choose them.",
+    )  # fmt: skip
+    return names
 
 
 def _models(kind: Kind, place: "st.delta_generator.DeltaGenerator") -> list[str]:

@@ -32,7 +32,7 @@ def page(name: str) -> None:
     st.markdown(f"**{study.title}.** {plain(study.question)}")
     choice = study.choice
     st.caption(
-        f"{plain(choice.corpus)} · {plain(', '.join(choice.models))} · {choice.tokens:,} tokens · "
+        f"{plain(' → '.join(choice.corpora))} · {plain(', '.join(choice.models))} · {choice.tokens:,} tokens · "
         f"{len(choice.seeds)} seeds · {'rates tuned' if study.recipe.tune else 'one rate for all'}"
     )
     _progress(study)

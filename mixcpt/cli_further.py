@@ -88,7 +88,7 @@ def _measure(workspace: Workspace, run: Run, tokens: int | None) -> None:
     from mixcpt.submission import finish
     from mixcpt.supervisor import Supervisor
 
-    finish([submit(workspace, run, tokens)], Supervisor(workspace), Follower())
+    finish([submit(workspace, [run], tokens)], Supervisor(workspace), Follower())
 
 
 def _as_json(found: "Matrix") -> dict[str, Any]:

@@ -33,6 +33,9 @@ def add(commands: Any) -> None:
 def _add_choice(one: argparse.ArgumentParser) -> None:
     one.add_argument("--corpus", help="the field (builtin/atlas)")
     one.add_argument(
+        "--then", metavar="B,C", help="corpora learned after it, one after the other, with commas between; for `chain`"
+    )
+    one.add_argument(
         "--model", action="append", metavar="MODEL", help="the base (smollm2-135m); repeatable for `models`"
     )
     one.add_argument("--tokens", type=int, metavar="N", help="what each run reads (12,000); `study list` says of what")
@@ -52,6 +55,7 @@ def _chosen(workspace: Workspace, options: argparse.Namespace) -> Any:
     models = options.model or (list(BOTH_MODELS) if kind.several_models else None)
     given = {
         "corpus": options.corpus,
+        "then": [name.strip() for name in options.then.split(",")] if options.then else None,
         "models": models and [find_model(model, Path.cwd()) for model in models],
         "tokens": options.tokens,
         "seeds": options.seeds and _seeds(options.seeds),

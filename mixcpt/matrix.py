@@ -104,16 +104,31 @@ class Matrix:
 
 
 def matrix(run: Run) -> Matrix:
-    """The matrix of the chain that ends with `run`, of what was measured so far.
+    """The matrix of the chain that ends with `run`, of what was measured so far. Raises as `matrices`."""
+    return matrices([run])[0]
+
+
+def matrices(runs: Sequence[Run]) -> list[Matrix]:
+    """The matrices of the chains that end with these runs; a text counts where it was measured on the same documents as
+    in all the others.
 
     Raises:
-        NotFound: a run of the chain was deleted. Damaged: a measure cannot be read.
+        NotFound: a run of a chain was deleted. Damaged: a measure cannot be read.
     """
-    chain = run.chain()
-    taken = [{one.text: one for one in measured.at_strength(each) if one.measure == "bits"} for each in chain]
+    chains = [run.chain() for run in runs]
+    taken = [[_bits_of(run) for run in chain] for chain in chains]
+    every = [mine for chain in taken for mine in chain]
+    return [_matrix(chain, own, every) for chain, own in zip(chains, taken, strict=True)]
+
+
+def _bits_of(run: Run) -> dict[str, Taken]:
+    return {one.text: one for one in measured.at_strength(run) if one.measure == "bits"}
+
+
+def _matrix(chain: Sequence[Run], taken: Sequence[dict[str, Taken]], every: Sequence[dict[str, Taken]]) -> Matrix:
     columns = tuple(_columns(chain, taken))
     lines = [Line(None, STAGE_NAMES["base"], "base", (None,) * len(columns))]
-    latest = {column.text: _latest(column.text, taken) for column in columns}
+    latest = {column.text: _latest(column.text, every) for column in columns}
     for each, mine in zip(chain, taken, strict=True):
         cells = tuple(_like(mine.get(column.text), latest[column.text]) for column in columns)
         lines.append(Line(each.id, each.title, each.info.stage, cells))
@@ -208,25 +223,26 @@ def _bits(matrix: Matrix, row: int, column: int) -> tuple[float, ...] | None:
 # Measuring what is missing
 
 
-def order_of(run: Run, tokens: int | None = None) -> Order:
-    """What has to be measured of every run of a chain for its matrix; of each text `tokens`, the usual number when not
-    given."""
-    fields = (
-        name for one in run.chain() if isinstance(one.config, Stage) for name in one.config.mixture.domain_sources()
-    )
+def order_of(runs: Sequence[Run], tokens: int | None = None) -> Order:
+    """What has to be measured of every run of chains for their matrices; of each text `tokens`, the usual number when
+    not given."""
+    stages = [one.config for run in runs for one in run.chain()]
+    fields = (name for stage in stages if isinstance(stage, Stage) for name in stage.mixture.domain_sources())
     return Order(on=tuple(dict.fromkeys(fields)), tokens=tokens or measured.TOKENS)
 
 
-def submit(workspace: Workspace, run: Run, tokens: int | None = None) -> Job:
-    """Queue the measuring of the whole chain, in one job; what is known is not measured again.
+def submit(workspace: Workspace, runs: Sequence[Run], tokens: int | None = None) -> Job:
+    """Queue the measuring of the whole chains that end with these runs, in one job; what is known is not measured
+    again.
 
     Raises:
-        BadInput: no run of it has an adapter. NotFound: a corpus of the chain is gone.
+        BadInput: no run of them has an adapter. NotFound: a corpus of a chain is gone.
     """
-    runs = measured.runs_of(workspace, [one.id for one in run.chain()])
-    if not runs:
-        raise BadInput(f"No run of the chain of {run.id} has a finished adapter, so nothing can be measured: train it.")
-    return measured.submit(workspace, runs, order_of(run, tokens))
+    found = measured.runs_of(workspace, dict.fromkeys(one.id for run in runs for one in run.chain()))
+    if not found:
+        chains = " and ".join(run.id for run in runs)
+        raise BadInput(f"No run of the chain of {chains} has a finished adapter, so nothing can be measured: train it.")
+    return measured.submit(workspace, found, order_of(runs, tokens))
 
 
 # In words

@@ -68,12 +68,19 @@ def make(workspace: Workspace, id: str, choice: Choice, name: str = "") -> Study
     """The study of this kind for a choice; nothing is written or started.
 
     Raises:
-        NotFound: no such study or corpus. BadInput: the corpus holds no documents, or so many models do not fit.
+        NotFound: no such study or corpus. BadInput: a corpus holds no documents, or so many corpora or models do not
+            fit.
     """
     kind = kind_of(id)
-    if (found := source_kind(workspace, choice.corpus)) != "documents":
+    for corpus in choice.corpora:
+        if (found := source_kind(workspace, corpus)) != "documents":
+            raise BadInput(f"The corpus {corpus!r} holds {found}, but a field is learned from documents: take another.")
+    if choice.then and not kind.several_corpora:
+        raise BadInput(f"The study {id!r} takes one corpus, but {len(choice.corpora)} are named: name one.")
+    if kind.several_corpora and len(set(choice.corpora)) < 2:
         raise BadInput(
-            f"The corpus {choice.corpus!r} holds {found}, but a field is learned from documents: take another."
+            f"The study {id!r} learns one corpus after another: name at least two, for example --corpus builtin/atlas "
+            "--then my-field."
         )
     if len(choice.models) > 1 and not kind.several_models:
         raise BadInput(f"The study {id!r} takes one model, but {len(choice.models)} are named: name one.")
@@ -87,6 +94,7 @@ def make(workspace: Workspace, id: str, choice: Choice, name: str = "") -> Study
         name=check_name(name or suggested_name(workspace, id, choice), "study name"),
         description=kind.question,
         cpt=stage_of(choice, parts.cpt),
+        then=parts.then,
         sft=parts.sft,
         dpo=parts.dpo,
         arms=parts.arms if tune else untuned_arms(parts.arms),
@@ -224,9 +232,9 @@ def last_runs(workspace: Workspace, study: Study) -> list[str]:
     every = [run for run in overview(workspace) if run.experiment == study.name]
     found = []
     for arm in study.arms:
-        last = _planned(study, arm)[-1]
+        stages = _planned(study, arm)
         for seed in study.choice.seeds:
             chain = _chain(study, arm, seed, every)
-            if chain and chain[-1].stage == last and chain[-1].state == "done":
+            if len(chain) == len(stages) and chain[-1].state == "done":
                 found.append(chain[-1].id)
     return found

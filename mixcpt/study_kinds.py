@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mixcpt.drafts import default_stage
+from mixcpt.further import with_field
 from mixcpt.recipe import Arm, Tuning
 from mixcpt.settings import Config, override, setting
 from mixcpt.stages import Stage
@@ -30,6 +31,9 @@ class Choice(Config):
     """What the user says of a study."""
 
     corpus: str = setting("builtin/atlas", label="Corpus", help="The field that is learned.")
+    then: list[str] = setting(
+        [], label="Then", help="Corpora that are learned after it, one after the other; for the study `chain`."
+    )
     models: list[str] = setting(["smollm2-135m"], label="Models", help="Bases; all but one study take one.")
     tokens: int = setting(
         12_000,
@@ -41,12 +45,18 @@ class Choice(Config):
     seeds: list[int] = setting([0, 1, 2], label="Seeds", min_length=1, help="Every arm is run once per seed.")
     tune: bool = setting(True, label="Tune learning rates", help="Short runs choose a rate for each objective first.")
 
+    @property
+    def corpora(self) -> list[str]:
+        """All that are learned, in their order."""
+        return [self.corpus, *self.then]
+
 
 @dataclass(frozen=True)
 class Parts:
     """What a study makes of a choice. `pairs` are the names of arms that claims are about, each with the one that it is
-    held against; `strengths` are those at which finished runs of an arm are measured beside 1; `noise` are shares of
-    the training documents that are spoiled in copies of the corpus."""
+    held against; `then` are further knowledge stages, as in a recipe; `strengths` are those at which finished runs of
+    an arm are measured beside 1; `noise` are shares of the training documents that are spoiled in copies of the
+    corpus."""
 
     arms: list[Arm]
     pairs: list[tuple[str, str]]
@@ -56,6 +66,7 @@ class Parts:
     dpo: dict[str, Any] | None = None
     strengths: dict[str, list[float]] = field(default_factory=dict)
     noise: list[float] = field(default_factory=list)
+    then: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class Kind:
     budget: str
     parts: Callable[[Choice, int], Parts]
     several_models: bool = False
+    several_corpora: bool = False
 
 
 _FIELD = "tokens of the field that every arm reads; mixtures read general text on top"
@@ -198,6 +210,20 @@ def _models(choice: Choice, documents: int) -> Parts:
     return Parts(arms, pairs)
 
 
+def _chain(choice: Choice, documents: int) -> Parts:
+    """Each corpus takes the place of the one before in the mixture, under the same settings; what is asked about all of
+    them is asked at the end."""
+    arms = [_arm("CE", CE, tuned="ce"), _arm("CE + LSSD", LSSD, tuned="ce-lssd")]
+    first = stage_of(choice, _EQUAL_FIELD)
+    later = [with_field(first, corpus).model_dump()["mixture"]["sources"] for corpus in choice.then]
+    then: list[dict[str, Any]] = [{"mixture.sources": sources} for sources in later]
+    known = dict.fromkeys(choice.corpora)
+    atlas = ["atlas"] if "builtin/atlas" in known else []
+    then[-1]["evaluation.tasks"] = ["general", *atlas, *(f"probes:{corpus}" for corpus in known)]
+    own = _EQUAL_FIELD | {"evaluation.tasks": []}
+    return Parts(arms, [("CE + LSSD", "CE")], {"ce": CE, "ce-lssd": LSSD}, own, then=then)
+
+
 KINDS = {
     kind.id: kind
     for kind in (
@@ -229,6 +255,12 @@ KINDS = {
         ),
         Kind(
             "models", "Several base models", "Does LSSD help other models too?", _ALL, _models, several_models=True,
+        ),
+        Kind(
+            "chain", "Several adaptations",
+            "What does a model still know of the first field after it learned a second and third, and does LSSD help?",
+            "tokens of the field that every stage reads; the mixture reads general text on top", _chain,
+            several_corpora=True,
         ),
     )
 }  # fmt: skip

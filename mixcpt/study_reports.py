@@ -149,7 +149,7 @@ def _how(workspace: Workspace, study: Study) -> Table:
     tuned = study.recipe.tune
     lines = [
         ["Study", study.kind],
-        ["Corpus", choice.corpus],
+        ["Corpora, in turn" if choice.then else "Corpus", ", ".join(choice.corpora)],
         ["Model", ", ".join(choice.models)],
         ["Budget", f"{choice.tokens:,} tokens"],
         ["Seeds", ", ".join(map(str, choice.seeds))],
@@ -164,6 +164,8 @@ def _how(workspace: Workspace, study: Study) -> Table:
 def _again(study: Study) -> str:
     choice = study.choice
     options = ["--corpus", choice.corpus, *(part for model in choice.models for part in ("--model", model))]
+    if choice.then:
+        options += ["--then", ",".join(choice.then)]
     options += ["--tokens", str(choice.tokens), "--seeds", ",".join(map(str, choice.seeds))]
     return shlex.join(["mixcpt", "study", "run", study.kind, *options, *([] if choice.tune else ["--no-tune"])])
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mixcpt import study_reports
+from mixcpt import matrix, study_reports
 from mixcpt.errors import BadInput, Interrupted, MixcptError
 from mixcpt.jobs import MOVING, Job, Jobs
 from mixcpt.measured import Order, points
@@ -131,11 +131,17 @@ def _spoil(workspace: Workspace, study: Study, say: Say) -> None:
 
 
 def _measure(workspace: Workspace, study: Study, supervisor: Supervisor, on_change: OnChange) -> None:
-    """Measure the finished runs on more text than while training, and arms at strengths, where that is wanted."""
+    """Measure the finished runs on more text than while training, and arms at strengths, where that is wanted; of
+    several corpora every run of the chains, on all of them."""
     if not study.measured:
         return
+    ends = [Runs(workspace).get(id) for id in last_runs(workspace, study)]
+    if study.recipe.then:
+        if any(one.missing for one in matrix.matrices(ends)):
+            finish([matrix.submit(workspace, ends, study.measured)], supervisor, on_change)
+        return
     groups: dict[tuple[float, ...], list[Run]] = defaultdict(list)
-    for run in (Runs(workspace).get(id) for id in last_runs(workspace, study)):
+    for run in ends:
         strengths = (*sorted(study.strengths.get(run.info.arm, [])), 1.0)
         if not {point.strength for point in points(run)} >= set(strengths):
             groups[strengths].append(run)

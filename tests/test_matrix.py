@@ -112,14 +112,14 @@ def test_the_interval_of_a_mean_of_parts() -> None:
 
 def test_one_job_measures_the_whole_chain(workspace: Workspace, chain: list[Run]) -> None:
     with pytest.raises(BadInput, match="no corpus 'a'"):
-        submit(workspace, chain[-1])
+        submit(workspace, [chain[-1]])
     atlas = chain_of(workspace, ("builtin/atlas", "builtin/replay"))
-    job = submit(workspace, atlas[-1], 300)
+    job = submit(workspace, [atlas[-1]], 300)
     assert job.kind == "measure" and job.payload["runs"] == [run.id for run in atlas]
     assert job.payload["on"] == ["builtin/atlas", "builtin/replay"] and job.payload["tokens"] == 300
     bare = made_run(workspace)
     with pytest.raises(BadInput, match="No run of the chain"):
-        submit(workspace, bare)
+        submit(workspace, [bare])
 
 
 # Chart, table, command, page

@@ -4,12 +4,15 @@ import pytest
 from made import made_run, open_page, stage_of, texts
 from streamlit.testing.v1 import AppTest
 
+from mixcpt.corpus import ingest_records
 from mixcpt.jobs import Jobs
+from mixcpt.records import Record
 from mixcpt.settings import override
 from mixcpt.stages import Stage
 from mixcpt.studies import Study, make, save, studies
 from mixcpt.study_kinds import KINDS, Choice
 from mixcpt.study_runs import job_of, submit
+from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
 
 
@@ -28,7 +31,24 @@ def begun(studio: Workspace, seeds: int = 3, finished: int = 3) -> Study:
     return study
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_a_study_of_several_corpora_needs_a_second(studio: Workspace, tiny_tokenizer: TextTokenizer) -> None:
+    app = open_page("studies")
+    app.button(key="study_choose_chain").click().run()
+    assert not app.exception and "learns one corpus after another: name at least two" in said(app)
+    for name in ("wells", "laws"):
+        records = [Record(kind="documents", text=f"{name} {number}", file="test") for number in range(30)]
+        ingest_records(studio, name, records, files=[], tokenizer=tiny_tokenizer)
+    app = open_page("studies")
+    app.button(key="study_choose_chain").click().run()
+    first = app.selectbox(key="study_corpus").value
+    app.multiselect(key=f"study_then_{first}").set_value(["builtin/atlas"]).run()
+    assert not app.exception and app.metric[0].value == "6"
+    app.button(key="study_start").click().run()
+    (study,) = studies(studio)
+    assert study.choice.corpora == [first, "builtin/atlas"] and f"{first} → builtin/atlas" in said(app)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not KINDS[kind].several_corpora])
 def test_every_study_can_be_chosen_and_says_what_it_takes(studio: Workspace, kind: str) -> None:
     app = open_page("studies")
     assert not app.exception

@@ -29,11 +29,12 @@ def stages(workspace: Workspace, id: str, **changes: Any) -> dict[str, list[Any]
 @pytest.mark.parametrize("tune", [True, False])
 def test_every_study_is_a_valid_recipe_on_the_users_corpus(small_corpora: Workspace, id: str, tune: bool) -> None:
     models = ["smollm2-135m", "gemma-3-270m"] if KINDS[id].several_models else ["smollm2-135m"]
-    study = make(small_corpora, id, choice(models=models, tune=tune))
+    then = ["world"] if KINDS[id].several_corpora else []
+    study = make(small_corpora, id, choice(models=models, tune=tune, then=then))
     arms = [*study.arms, *(f"{arm}, strength {one:g}" for arm, these in study.strengths.items() for one in these)]
     assert study.pairs and {name for pair in study.pairs for name in pair} <= set(arms)
     assert study.recipe.seeds == [0, 1] and study.question.endswith("?")
-    for runs in stages(small_corpora, id, models=models, tune=tune).values():
+    for runs in stages(small_corpora, id, models=models, tune=tune, then=then).values():
         assert isinstance(runs[0], Stage) and runs[0].mixture.domain_sources()[0].startswith("field")
     if not tune:
         assert study.recipe.tune is None
@@ -83,6 +84,24 @@ def test_ratios_hold_the_sum_of_tokens(small_corpora: Workspace) -> None:
     assert {one[0].mixture.total_tokens() for one in arms.values()} == {1000}
 
 
+def test_a_chain_goes_on_with_each_corpus_under_the_settings_of_its_arm(small_corpora: Workspace) -> None:
+    arms = stages(small_corpora, "chain", then=["world", "builtin/atlas"])
+    assert [one.mixture.domain_sources() for one in arms["CE"]] == [["field"], ["world"], ["builtin/atlas"]]
+    for arm, retention in (("CE", "none"), ("CE + LSSD", "lssd")):
+        assert [one.objective.retention for one in arms[arm]] == [retention] * 3
+        tokens = [one.mixture.target_tokens() for one in arms[arm]]
+        assert [one["builtin/replay"] for one in tokens] == [333] * 3 and "world" in tokens[1]
+        assert [max(one.values()) for one in tokens] == [1000] * 3
+        asked = [one.evaluation.tasks for one in arms[arm]]
+        assert asked == [[], [], ["general", "atlas", "probes:field", "probes:world", "probes:builtin/atlas"]]
+    study = make(small_corpora, "chain", choice(then=["world"]))
+    runs = planned(study.recipe, {"ce": 1e-3, "ce-lssd": 2e-3}, 0)
+    rates = {(run.arm, run.stage.mixture.domain_sources()[0]): run.stage.training.learning_rate for run in runs}
+    assert rates == {
+        ("CE", "field"): 1e-3, ("CE", "world"): 1e-3, ("CE + LSSD", "field"): 2e-3, ("CE + LSSD", "world"): 2e-3,
+    }  # fmt: skip
+
+
 def test_what_a_study_cannot_be_made_of_is_refused(small_corpora: Workspace) -> None:
     with pytest.raises(NotFound, match="no study 'nothing': choose from mix-cpt"):
         make(small_corpora, "nothing", choice())
@@ -92,6 +111,13 @@ def test_what_a_study_cannot_be_made_of_is_refused(small_corpora: Workspace) -> 
         make(small_corpora, "lssd", choice(models=["a", "b"]))
     with pytest.raises(BadInput, match="name at least two"):
         make(small_corpora, "models", choice())
+    for then in ([], ["field"]):
+        with pytest.raises(BadInput, match="'chain' learns one corpus after another: name at least two"):
+            make(small_corpora, "chain", choice(then=then))
+    with pytest.raises(BadInput, match="'lssd' takes one corpus, but 2"):
+        make(small_corpora, "lssd", choice(then=["world"]))
+    with pytest.raises(BadInput, match="'builtin/preferences' holds preferences"):
+        make(small_corpora, "chain", choice(then=["builtin/preferences"]))
     with pytest.raises(NotFound, match="nowhere"):
         make(small_corpora, "lssd", choice(corpus="nowhere"))
 

@@ -1,6 +1,7 @@
 """Studies carried out with a tiny model, in this process: to the end, stopped in between, and taken up again."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mixcpt import doctor, machine, study_runs, worker
 from mixcpt.cli import main
 from mixcpt.errors import BadInput, MixcptError
 from mixcpt.jobs import Jobs
+from mixcpt.matrix import matrices
 from mixcpt.measured import points
 from mixcpt.mixture import prepare
 from mixcpt.runs import Run, Runs
@@ -28,9 +30,9 @@ def quick(quick_machine: None) -> None:
     """A machine that need not be timed."""
 
 
-def tiny(workspace: Workspace, model: Path, id: str = "lssd", **changes: Any) -> Study:
+def tiny(workspace: Workspace, model: Path, id: str = "lssd", then: Sequence[str] = (), **changes: Any) -> Study:
     """Two arms, two seeds, one step each, over the corpora `field` and `world`; nothing is asked."""
-    choice = Choice(corpus="field", models=[str(model)], tokens=128, seeds=[0, 1], tune=False)
+    choice = Choice(corpus="field", then=[*then], models=[str(model)], tokens=128, seeds=[0, 1], tune=False)
     study = make(workspace, id, choice, name="tiny")
     sources = [{"source": "field", "share": 3, "domain": True}, {"source": "world", "share": 1}]
     own = {
@@ -151,6 +153,27 @@ def test_decoupled_and_joint_are_trained_and_compared_at_their_ends(
         ("decoupled", "sft"), ("joint", "cpt"),
     ]  # fmt: skip
     assert states(small_corpora, study) == ["done"] * 2
+
+
+def test_a_chain_is_trained_corpus_by_corpus_and_measured_on_all_of_them(
+    small_corpora: Workspace,
+    tiny_model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    study = tiny(small_corpora, tiny_model_folder, id="chain", then=["world"], measured=60)
+    mixed = [{"source": "world", "share": 3, "domain": True}, {"source": "field", "share": 1}]
+    study = override(study, {"recipe.then": [{"mixture.sources": mixed}]})
+    ends = do(small_corpora, study)
+    assert [(run.info.arm, run.info.seed) for run in ends] == [("CE", 0), ("CE", 1), ("CE + LSSD", 0), ("CE + LSSD", 1)]
+    chains = [[one.config.mixture.domain_sources() for one in run.chain()] for run in ends]
+    assert chains == [[["field"], ["world"]]] * 4 and states(small_corpora, study) == ["done"] * 4
+    assert len(Runs(small_corpora).all()) == 8
+    found = matrices(ends)
+    assert [one.missing for one in found] == [[]] * 4
+    jobs = len(Jobs(small_corpora).all())
+    do(small_corpora, study)
+    assert len(Jobs(small_corpora).all()) == jobs
 
 
 # In the background
