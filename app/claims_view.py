@@ -18,8 +18,13 @@ from mixcpt.plotting import body
 
 _HELP = (
     "Arms are compared by the paired t-test over the seeds that both have: seed 0 with seed 0 and so on, so that what "
-    "a seed does to both falls out. Where several are held against one, p is corrected for that (Holm). With fewer "
-    "than two seeds in common nothing can be tested."
+    "a seed does to both falls out. Where several are held against one, p is corrected for that (Holm). With one seed "
+    "in common no test over seeds is possible: the interval is then over the documents or questions that both runs "
+    "were given (a paired bootstrap), where both were measured again or asked the same. It tells of these two runs."
+)
+_MEASURE = (
+    "One seed and no interval: measure these runs again (*Measured again*, below), and what can be said of other "
+    "documents is told here."
 )
 _MARKS = {True: ":green[:material/trending_up:]", False: ":red[:material/trending_down:]"}
 _OPEN = {"same": ":gray[:material/drag_handle:]", "hint": ":orange[:material/help:]"}
@@ -39,22 +44,25 @@ def arm_against_arm(rows: Sequence[Row], arms: Sequence[Row], domain_tokens: int
         )  # fmt: skip
         chosen = chosen if chosen in titles else titles[0]
         pairs = pairs_against(arms, chosen)
-        claim_list(pairs, domain_tokens, key="claims")
+        told = claim_list(pairs, domain_tokens, key="claims")
+        if not domain_tokens and any(claim.lacks_documents for own in told for claim in own):
+            st.caption(_MEASURE)
         first = [row for row in rows if title_of(row) == chosen]
         if any(len(arm["seeds"]) > 1 for arm in arms):
             seed_chart([*first, *(row for row in rows if row not in first)], key="claims_seeds")
 
 
-def claim_list(pairs: Sequence[Pair], domain_tokens: int | None, *, key: str, command: str = "") -> None:
-    """What is claimed of each pair, with the way to its card; `command` is that on the card, where it is not
-    `mixcpt compare`."""
-    told = claims(pairs)
+def claim_list(pairs: Sequence[Pair], domain_tokens: int | None, *, key: str, command: str = "") -> list[list[Claim]]:
+    """What is claimed of each pair, with the way to its card, and returned; `command` is that on the card, where it is
+    not `mixcpt compare`."""
+    told = claims(pairs, None if domain_tokens else state.workspace())
     for number, (pair, own) in enumerate(zip(pairs[:_SHOWN], told, strict=False)):
         _pair(number, pair, own, domain_tokens, key, command)
     if len(pairs) > _SHOWN:
         with st.expander(f"{len(pairs) - _SHOWN} more", key=f"{key}_more"):
             for number in range(_SHOWN, len(pairs)):
                 _pair(number, pairs[number], told[number], domain_tokens, key, command)
+    return told
 
 
 def _pair(number: int, pair: Pair, own: Sequence[Claim], domain_tokens: int | None, key: str, command: str) -> None:

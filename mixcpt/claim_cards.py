@@ -7,7 +7,7 @@ fingerprints on the page of a comparison.
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mixcpt import builtin
@@ -48,9 +48,9 @@ def cards(
     `command` is what gives the figures again where that is not `mixcpt compare`.
 
     Raises:
-        NotFound: a run was deleted meanwhile.
+        NotFound: a run was deleted meanwhile. Damaged: what was measured of one is not what it should be.
     """
-    told = claims(pairs)
+    told = claims(pairs, None if domain_tokens else workspace)
     return [card(workspace, pair, own, domain_tokens, command) for pair, own in zip(pairs, told, strict=True)]
 
 
@@ -152,6 +152,7 @@ def as_facts(card: Card) -> dict[str, Any]:
                 "p": claim.p,
                 "comparisons": claim.pairs,
                 "detectable": claim.detectable,
+                "over_items": asdict(claim.over_items) if claim.over_items else None,
             }
             for claim in card.claims
         ],

@@ -2,8 +2,10 @@
 
 Arms are compared by the paired t over the seeds that both have, and where several pairs are compared by Holm's
 correction. A difference is called one when the corrected p lies below 5 % and it is more than `NOISE`; else the two are
-"the same within noise", with the smallest difference that so many seeds would have found. One seed gives no interval:
-what it shows is called a hint. What this gives up: it does not ask whether a difference matters to anybody.
+"the same within noise", with the smallest difference that so many seeds would have found. One seed in common cannot
+tell one way of training from another: what it shows is called a hint, with a paired bootstrap over the documents or
+questions where both runs were given the same ones (`mixcpt.paired`). What this gives up: it does not ask whether a
+difference matters to anybody.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +16,10 @@ from mixcpt.compare import Row
 from mixcpt.curves import title_of
 from mixcpt.errors import BadInput
 from mixcpt.figures import signed
+from mixcpt.paired import Paired, paired
+from mixcpt.runs import Run
 from mixcpt.statistics import SeedDifference, detectable, holm, seed_difference
+from mixcpt.workspace import Workspace
 
 NOISE = 0.02
 """Bits per byte, or nats per token of the KL. Ours: measures of some thousand tokens cannot tell less from nothing."""
@@ -84,8 +89,9 @@ class Claim:
 
     `difference` is one minus other; `found` tells it over the seeds in common, None with fewer than two; `p` is that of
     `found`, corrected for `pairs` comparisons; `detectable` the smallest difference that these seeds find in four of
-    five tries among so many comparisons, by the spread of their own differences. "hint": seeds cannot tell, but it is
-    more than noise.
+    five tries among so many comparisons, by the spread of their own differences. `over_items`, where one seed is in
+    common, tells the difference of these two runs over the items that both were given; then `difference` is its.
+    "hint": seeds cannot tell, but it is more than noise.
     """
 
     one: str
@@ -97,13 +103,14 @@ class Claim:
     p: float | None = None
     pairs: int = 1
     detectable: float | None = None
+    over_items: Paired | None = None
 
     @property
     def verdict(self) -> Verdict:
         if abs(self.difference) <= self.measure.noise:
             return "same"
         if self.p is None:
-            return "hint"
+            return "same" if self.over_items and not self.over_items.is_sure else "hint"
         return "same" if self.p >= LEVEL else "more" if self.difference > 0 else "less"
 
     @property
@@ -112,6 +119,11 @@ class Claim:
         if self.verdict not in ("more", "less"):
             return None
         return self.measure.better * self.difference > 0
+
+    @property
+    def lacks_documents(self) -> bool:
+        """Whether the two runs of one seed would have an interval, had both been measured again on the same texts."""
+        return self.seeds == 1 and self.over_items is None and self.measure in MEASURES
 
     def sentence(self, escaped: Callable[[str], str] = str) -> str:
         """The claim in words, without a stop. `escaped` is applied to the titles."""
@@ -137,11 +149,8 @@ class Claim:
         told = self.verdict != "same"
         difference = [] if told else [f"difference {self._signed(self.difference)} {self._unit}"]
         if self.found is None:
-            few = "one seed: a hint, not a result" if self.seeds == 1 else "no seed in common: a hint, not a result"
-            return ", ".join([*difference, few])
-        low, high = sorted(sign * bound for bound in self.found.interval)
-        interval = f"95 % {self._signed(low)} to {self._signed(high)}"
-        parts = [*difference, interval, f"{self.seeds} seeds"]
+            return ", ".join([*difference, *self._one_seed(sign)])
+        parts = [*difference, self._interval(sign, self.found.interval), f"{self.seeds} seeds"]
         if self.pairs > 1 and self.p is not None:
             parts.append(f"p {_p(self.p)}, corrected for {self.pairs} comparisons")
         words = ", ".join(parts)
@@ -150,6 +159,21 @@ class Claim:
         elif not told:
             words += f"; up to {self.measure.noise:g} {self._unit} are called nothing"
         return words
+
+    def _one_seed(self, sign: int) -> list[str]:
+        """What stands behind a difference that the seeds say nothing of."""
+        if self.over_items is None:
+            return ["one seed: a hint, not a result" if self.seeds == 1 else "no seed in common: a hint, not a result"]
+        items = self.over_items
+        hint = ", so a hint" if self.verdict == "hint" else ""
+        return [
+            f"{self._interval(sign, items.interval)} over {items.counted}; one seed{hint}: this tells of these two "
+            f"runs on other {items.what}, not of other seeds"
+        ]
+
+    def _interval(self, sign: int, interval: tuple[float, float]) -> str:
+        low, high = sorted(sign * bound for bound in interval)
+        return f"95 % {self._signed(low)} to {self._signed(high)}"
 
     def _digits(self) -> int:
         if self.measure.scale == 100:
@@ -183,10 +207,18 @@ def pairs_against(arms: Sequence[Row], title: str | None = None) -> list[Pair]:
     return [(arm, arms[place]) for number, arm in enumerate(arms) if number != place]
 
 
-def claims(pairs: Sequence[Pair]) -> list[list[Claim]]:
+def claims(pairs: Sequence[Pair], workspace: Workspace | None = None) -> list[list[Claim]]:
     """Per pair of arms (rows of `compare.summarise`) its claims. The first of a pair is what is spoken of, the second
-    what it is held against; every measure is corrected for all the pairs that have it."""
-    found = [[_claim(one, other, measure) for measure in measures([one, other])] for one, other in pairs]
+    what it is held against; every measure is corrected for all the pairs that have it.
+
+    Args:
+        workspace: where their runs lie, so that one seed in common is told over documents and questions. These were
+            given to finished runs: None where the arms are compared on the way.
+
+    Raises:
+        Damaged: what was measured of a run is not what it should be.
+    """
+    found = [[_claim(one, other, measure, workspace) for measure in measures([one, other])] for one, other in pairs]
     corrected: dict[tuple[int, str], tuple[float, int]] = {}
     for key in dict.fromkeys(claim.measure.key for own in found for claim in own):
         known = [(place, claim.p) for place, own in enumerate(found) for claim in own if claim.measure.key == key]
@@ -197,15 +229,24 @@ def claims(pairs: Sequence[Pair]) -> list[list[Claim]]:
             for place, own in enumerate(found)]  # fmt: skip
 
 
-def _claim(one: Row, other: Row, measure: Measure) -> Claim:
+def _claim(one: Row, other: Row, measure: Measure, workspace: Workspace | None) -> Claim:
     mine, its = by_seed(one, measure.key), by_seed(other, measure.key)
     found, shared = seed_difference(mine, its), mine.keys() & its.keys()
     if shared:
         difference = sum(mine[seed] - its[seed] for seed in shared) / len(shared)
     else:
         difference = one[measure.key] - other[measure.key]
-    p = found.p if found else None
-    return Claim(title_of(one), title_of(other), measure, difference, len(shared), found, p)
+    claim = Claim(title_of(one), title_of(other), measure, difference, len(shared), found, found.p if found else None)
+    if workspace is None or len(shared) != 1:
+        return claim
+    items = _over_items(workspace, one, other, measure, min(shared))
+    return replace(claim, difference=items.difference, over_items=items) if items else claim
+
+
+def _over_items(workspace: Workspace, one: Row, other: Row, measure: Measure, seed: int) -> Paired | None:
+    """The difference of the two runs of this seed over the items that both were given."""
+    mine, its = (Run(workspace.runs / arm["runs"][arm["seeds"].index(seed)]) for arm in (one, other))
+    return paired(mine, its, measure.key, (one.get("strength", 1.0), other.get("strength", 1.0)))
 
 
 def _corrected(claim: Claim, correction: tuple[float, int] | None) -> Claim:

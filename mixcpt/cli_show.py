@@ -171,7 +171,7 @@ def compare(workspace: Workspace, options: argparse.Namespace) -> None:
     if options.html:
         from mixcpt.comparison import as_html
 
-        return _write(options.html, as_html(chosen, options.domain_tokens))
+        return _write(options.html, as_html(workspace, chosen, options.domain_tokens))
     if options.diff:
         return _print_diff(tables.config_diff(chosen), options.json)
     if options.claims:

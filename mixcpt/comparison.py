@@ -110,7 +110,7 @@ def columns(arms: Sequence[Row]) -> list[Column]:
     return [column for column in [*_FIRST, *questions, *_LAST] if any(column.key in arm for arm in arms)]
 
 
-def as_html(runs: Sequence[Run], domain_tokens: int | None = None) -> str:
+def as_html(workspace: Workspace, runs: Sequence[Run], domain_tokens: int | None = None) -> str:
     """A page that stands alone and needs no network: what was found, charts, tables, how to read them, fingerprints of
     the data, and the command that gives the figures again.
 
@@ -123,7 +123,8 @@ def as_html(runs: Sequence[Run], domain_tokens: int | None = None) -> str:
     runs_word = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     parts: list[Part] = [f"{runs_word}{point}. Written {now()} by Mix-CPT Studio.", Heading("What came out")]
     parts += [f"{finding.title} {finding.words}." for finding in [*findings(arms), *leaders(arms)]]
-    parts += [f"{claim.sentence()}." for own in claims(pairs_against(arms)) for claim in own]
+    told = claims(pairs_against(arms), None if domain_tokens else workspace)
+    parts += [f"{claim.sentence()}." for own in told for claim in own]
     parts += cautions(arms)
     parts += [Heading("Gain against forgetting"), charts.plane(rows)]
     for name, measure in MEASURES.items():

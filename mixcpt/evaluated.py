@@ -109,7 +109,7 @@ def lines(run: Run, before: Sequence[Run] = ()) -> list[Line]:
 def _lines(found: dict[str, Any], others: Sequence[dict[str, Any]], task: str) -> Iterator[Line]:
     base, final, gain = (found[part][task] for part in ("base", "final", "gain"))
     asked = found.get("asked", {}).get(task, {})
-    same = [_same(found, other, task) for other in others]
+    same = [same_score(found, other, task) for other in others]
     common: dict[str, Any] = {key: final[key] for key in ("items", "chance", "majority")} | {"asked": asked}
     common["seen"] = found.get("contamination", {}).get(task, {})
     yield Line(
@@ -139,8 +139,8 @@ def _lines(found: dict[str, Any], others: Sequence[dict[str, Any]], task: str) -
         )
 
 
-def _same(found: dict[str, Any], other: dict[str, Any], task: str) -> dict[str, Any] | None:
-    """The other run's score, if it was asked the same under the same precision."""
+def same_score(found: dict[str, Any], other: dict[str, Any], task: str) -> dict[str, Any] | None:
+    """Of two runs' sections the other one's score, if it was asked the same under the same precision; else None."""
     mine, its = found.get("asked", {}).get(task), other.get("asked", {}).get(task)
     alike = mine and its and all(mine[key] == its[key] for key in ("fingerprint", "precision"))
     score: dict[str, Any] | None = other["final"][task] if alike else None

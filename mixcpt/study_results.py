@@ -57,6 +57,7 @@ def _weaker(row: Row, point: Point, name: str) -> Row:
     kept = {key: value for key, value in row.items() if not key.startswith(tasks)}
     return _measured(kept, point) | {
         "arm": name, "title": name, "settings": f"{row['settings']} {name}", "measured_by": "study", "curve": [],
+        "strength": point.strength,
     }  # fmt: skip
 
 

@@ -136,7 +136,7 @@ def test_findings_say_what_the_stage_itself_did(workspace: Workspace) -> None:
 
 def test_a_comparison_of_all_stages_is_exported(workspace: Workspace) -> None:
     chain = made_chain(workspace)
-    page = as_html(chain)
+    page = as_html(workspace, chain)
     assert "mixture, CE + LSSD · DPO" in page and "SFT itself, since knowledge" in page
     table = as_csv(compare(chain)).splitlines()
     assert "preference_margin" in table[0] and len(table) == 4

@@ -362,12 +362,12 @@ def test_a_page_stands_alone_and_escapes_everything() -> None:
 
 def test_the_page_of_a_comparison_says_all_and_how_to_get_it_again(workspace: Workspace) -> None:
     runs = [made_run(workspace, arm="a & b", seed=seed, gain=0.4 + seed / 10) for seed in range(2)]
-    page = as_html(runs)
+    page = as_html(workspace, runs)
     assert "a &amp; b" in page
     assert f"mixcpt compare {runs[0].id} {runs[1].id}</pre>" in page
     assert page.count("<td>0123456789abcdef</td>") == 2, "the fingerprint of what each run read"
     assert "Mixture seed" in page and "0, 1" in page and page.count("plotly-graph-div") == 5
-    assert f"{runs[1].id} --domain-tokens 2458</pre>" in as_html(runs, 2458)
+    assert f"{runs[1].id} --domain-tokens 2458</pre>" in as_html(workspace, runs, 2458)
 
 
 def test_rows_for_a_page_refuse_single_runs_and_read_only_what_changed(

@@ -51,7 +51,8 @@ def test_it_is_a_chart_by_name_and_part_of_the_page(workspace: Workspace) -> Non
     runs = [made_run(workspace, arm=arm) for arm in ("one", "two")]
     drawn = charts.draw(workspace, "multiples", [run.id for run in runs])
     assert len(drawn.data) == 4
-    assert "Each arm by itself" in comparison.as_html(runs) and "Each arm by itself" not in comparison.as_html(runs[:1])
+    assert "Each arm by itself" in comparison.as_html(workspace, runs)
+    assert "Each arm by itself" not in comparison.as_html(workspace, runs[:1])
 
 
 def test_the_comparison_as_json(workspace: Workspace) -> None:
