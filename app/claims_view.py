@@ -10,10 +10,12 @@ from app import show, state
 from app.pins import pin_button
 from app.words import plain, printable
 from mixcpt import charts, claim_cards
+from mixcpt.claim_table import figures, glance
 from mixcpt.claims import Claim, Pair, claims, pairs_against
 from mixcpt.compare import Row
 from mixcpt.curves import title_of
 from mixcpt.notebook import Notebook, experiments
+from mixcpt.notes import as_table
 from mixcpt.plotting import body
 
 _HELP = (
@@ -28,7 +30,8 @@ _MEASURE = (
 )
 _MARKS = {True: ":green[:material/trending_up:]", False: ":red[:material/trending_down:]"}
 _OPEN = {"same": ":gray[:material/drag_handle:]", "hint": ":orange[:material/help:]"}
-_SHOWN = 6
+_FEW = 2
+"""Pairs: of more, a table comes before the sentences."""
 
 
 def arm_against_arm(rows: Sequence[Row], arms: Sequence[Row], domain_tokens: int | None) -> None:
@@ -53,16 +56,22 @@ def arm_against_arm(rows: Sequence[Row], arms: Sequence[Row], domain_tokens: int
 
 
 def claim_list(pairs: Sequence[Pair], domain_tokens: int | None, *, key: str, command: str = "") -> list[list[Claim]]:
-    """What is claimed of each pair, with the way to its card, and returned; `command` is that on the card, where it is
-    not `mixcpt compare`."""
+    """What is claimed of each pair, with the way to its card, and returned; of more than a few pairs first a table of
+    all claims. `command` is that on the card, where it is not `mixcpt compare`."""
     told = claims(pairs, None if domain_tokens else state.workspace())
-    for number, (pair, own) in enumerate(zip(pairs[:_SHOWN], told, strict=False)):
-        _pair(number, pair, own, domain_tokens, key, command)
-    if len(pairs) > _SHOWN:
-        with st.expander(f"{len(pairs) - _SHOWN} more", key=f"{key}_more"):
-            for number in range(_SHOWN, len(pairs)):
-                _pair(number, pairs[number], told[number], domain_tokens, key, command)
+    many = len(pairs) > _FEW
+    if many:
+        _glance(told)
+    with st.expander("In sentences, with a card for each pair", key=f"{key}_told") if many else st.container():
+        for number, (pair, own) in enumerate(zip(pairs, told, strict=True)):
+            _pair(number, pair, own, domain_tokens, key, command)
     return told
+
+
+def _glance(told: Sequence[Sequence[Claim]]) -> None:
+    table = glance(told, lambda claim: f"{mark(claim)} {figures(claim)}")
+    st.markdown(as_table([list(map(plain, table.columns)), *([plain(row[0]), *row[1:]] for row in table.rows)]))
+    st.caption(table.note)
 
 
 def _pair(number: int, pair: Pair, own: Sequence[Claim], domain_tokens: int | None, key: str, command: str) -> None:
