@@ -11,11 +11,12 @@ from app.claims_view import arm_against_arm
 from app.compare_chooser import Choice
 from app.pins import heading
 from app.words import plain, printable
-from mixcpt import charts, comparison
-from mixcpt.compare import Row, as_csv, summarise
+from mixcpt import charts, columns, comparison
+from mixcpt.compare import Row, summarise, tasks
 from mixcpt.findings import cautions, findings, leaders
 from mixcpt.multiples_chart import MOST
 from mixcpt.runs import Run
+from mixcpt.settings_diff import SAME_SETTINGS, settings_table
 
 _MEASURES = {"general": "General forgetting", "domain": "Domain gain", "kl": "KL to the base"}
 _PINS = {"general": "forgetting_curves", "domain": "gain_curves", "kl": "kl_curves"}
@@ -100,8 +101,8 @@ def _multiples(rows: Sequence[Row], arms: Sequence[Row]) -> None:
 
 def differences(arms: Sequence[Row], *, key: str) -> None:
     """The table of arms: what each gained, forgot and answered, against the base."""
-    st.subheader("Differences to the base", anchor=False, help=comparison.HOW_TO_READ)
-    shown = comparison.columns(arms)
+    st.subheader("Differences to the base", anchor=False, help=columns.HOW_TO_READ)
+    shown = columns.columns(arms)
     data: dict[str, list[Any]] = {
         "title": [printable(arm["title"]) for arm in arms],
         "seeds": [", ".join(map(str, arm["seeds"])) for arm in arms],
@@ -121,6 +122,11 @@ def differences(arms: Sequence[Row], *, key: str) -> None:
                 "±", format=_FORMATS[column.form].replace("+", ""), width="small",
                 help="Half the width of the 95 % interval of the mean over seeds.",
             )  # fmt: skip
+        if any(items := [columns.over_items(arm, column) for arm in arms]):
+            data[f"{column.key}_items"] = items
+            config[f"{column.key}_items"] = st.column_config.TextColumn(
+                "95 %", width="small", help="Interval over the questions or answers, of arms with one seed.",
+            )  # fmt: skip
     st.dataframe(data, column_config=config, hide_index=True, key=key, placeholder="–")
 
 
@@ -132,12 +138,12 @@ def _rounded(value: Any, form: str) -> Any:
 _FORMATS = {",d": "localized", "signed": "%+.3f", ".3f": "%.3f", ".0%": "percent"}
 
 
-def _number(label: str, column: comparison.Column) -> Any:
+def _number(label: str, column: columns.Column) -> Any:
     return st.column_config.NumberColumn(label, format=_FORMATS[column.form], help=plain(column.help))
 
 
 def _questions(arms: Sequence[Row], rows: Sequence[Row]) -> None:
-    if not any(key.endswith("_accuracy") for arm in arms for key in arm):
+    if not tasks(arms):
         return
     with st.container(border=True):
         heading(
@@ -151,9 +157,9 @@ def _settings(runs: Sequence[Run], rows: Sequence[Row]) -> None:
     if len(rows) == 1:
         st.caption("One run differs from none: choose another beside it.")
         return
-    table = comparison.settings_table(runs, rows)
+    table = settings_table(runs, rows)
     if not table.rows:
-        st.caption(comparison.SAME_SETTINGS)
+        st.caption(SAME_SETTINGS)
         return
     data, config = {}, {}
     for place, (head, *cells) in enumerate(zip(table.columns, *table.rows, strict=True)):
@@ -166,7 +172,7 @@ def _settings(runs: Sequence[Run], rows: Sequence[Row]) -> None:
 def _downloads(runs: Sequence[Run], choice: Choice) -> None:
     with st.container(horizontal=True):
         st.download_button(
-            "Table as CSV", lambda: as_csv(choice.rows), "comparison.csv", "text/csv", key="compare_csv",
+            "Table as CSV", lambda: columns.as_csv(choice.rows), "comparison.csv", "text/csv", key="compare_csv",
             icon=":material/table:", on_click="ignore", help="One line a run, every figure in full precision.",
         )  # fmt: skip
         st.download_button(

@@ -13,13 +13,13 @@ from typing import Any
 from mixcpt import builtin
 from mixcpt.claims import Claim, Pair, claims
 from mixcpt.compare import Row, compare
-from mixcpt.comparison import settings_table
 from mixcpt.curves import title_of
 from mixcpt.errors import NotFound
 from mixcpt.findings import cautions
 from mixcpt.notes import as_table, escape_for_files, fenced
 from mixcpt.plotting import Code, Heading, Part, Table
 from mixcpt.runs import Run
+from mixcpt.settings_diff import settings_table
 from mixcpt.workspace import Workspace
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mixcpt.compare import Row
+from mixcpt.columns import template_words
+from mixcpt.compare import Row, format_key, tasks, templates
 from mixcpt.curves import title_of
 from mixcpt.errors import BadInput
 from mixcpt.figures import signed
@@ -59,13 +60,39 @@ MEASURES = (
         "{one} and {other} lie equally far from the base within noise",
     ),
 )  # fmt: skip
+OF_CHAINS = (
+    Measure(
+        "average_gain", "bits per byte", 1,
+        "{one} gains {size} more over all corpora in the end than {other}",
+        "{one} gains {size} less over all corpora in the end than {other}",
+        "{one} and {other} gain the same over all corpora in the end within noise",
+    ),
+    Measure(
+        "field_forgetting", "bits per byte", -1,
+        "{one} loses {size} more of earlier corpora than {other}",
+        "{one} loses {size} less of earlier corpora than {other}",
+        "{one} and {other} lose the same of earlier corpora within noise",
+    ),
+    Measure(
+        "backward_transfer", "bits per byte", 1,
+        "{one} has {size} more backward transfer than {other}", "{one} has {size} less backward transfer than {other}",
+        "{one} and {other} have the same backward transfer within noise",
+    ),
+    Measure(
+        "forward_transfer", "bits per byte", 1,
+        "{one} has {size} more forward transfer than {other}", "{one} has {size} less forward transfer than {other}",
+        "{one} and {other} have the same forward transfer within noise",
+    ),
+)  # fmt: skip
+"""Of several corpora that were learned one after the other (`mixcpt.matrix`)."""
 
 
 def measures(arms: Sequence[Row]) -> list[Measure]:
-    """What can be compared of these arms: what they all have, question sets included."""
-    shared = [key for key in arms[0] if all(key in arm for arm in arms)] if arms else []
-    tasks = [key.removesuffix("_accuracy") for key in shared if key.endswith("_accuracy")]
-    return [measure for measure in MEASURES if measure.key in shared] + [_of_task(task) for task in tasks]
+    """What can be compared of these arms: what they all have, question sets and the format of answers included."""
+    shared = {key: arms[0][key] for key in arms[0] if all(key in arm for arm in arms)} if arms else {}
+    told = [measure for measure in (*MEASURES, *OF_CHAINS) if measure.key in shared]
+    told += [_of_task(task) for task in tasks([shared])]
+    return told + [measure for template in templates([shared]) for measure in _of_format(template)]
 
 
 def _of_task(task: str) -> Measure:
@@ -78,6 +105,25 @@ def _of_task(task: str) -> Measure:
         f"{{one}} and {{other}} answer the same share {asked} right within noise",
         noise=0.0, scale=100.0,
     )  # fmt: skip
+
+
+def _of_format(template: str) -> list[Measure]:
+    where = template_words(template).replace("{", "{{").replace("}", "}}")
+    return [
+        Measure(
+            format_key(template, "well_formed"), "points", 1,
+            f"{{one}} gives {{size}} more well-formed answers in {where} than {{other}}",
+            f"{{one}} gives {{size}} fewer well-formed answers in {where} than {{other}}",
+            f"{{one}} and {{other}} give the same share of well-formed answers in {where} within noise",
+            noise=0.0, scale=100.0,
+        ),
+        Measure(
+            format_key(template, "loss"), "nats per token", -1,
+            f"{{one}} is {{size}} less sure of the reference answers in {where} than {{other}}",
+            f"{{one}} is {{size}} surer of the reference answers in {where} than {{other}}",
+            f"{{one}} and {{other}} are equally sure of the reference answers in {where} within noise",
+        ),
+    ]  # fmt: skip
 
 
 Verdict = Literal["more", "less", "same", "hint"]

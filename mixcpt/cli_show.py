@@ -165,6 +165,7 @@ def list_jobs(workspace: Workspace, options: argparse.Namespace) -> None:
 
 
 def compare(workspace: Workspace, options: argparse.Namespace) -> None:
+    from mixcpt import columns, settings_diff
     from mixcpt import compare as tables
 
     chosen = chosen_runs(workspace, options.runs)
@@ -173,16 +174,16 @@ def compare(workspace: Workspace, options: argparse.Namespace) -> None:
 
         return _write(options.html, as_html(workspace, chosen, options.domain_tokens))
     if options.diff:
-        return _print_diff(tables.config_diff(chosen), options.json)
+        return _print_diff(settings_diff.config_diff(chosen), options.json)
     if options.claims:
         return _print_claims(workspace, chosen, options)
     rows = tables.compare(chosen, options.domain_tokens)
     if options.json:
         return print_json({"runs": rows, "arms": tables.summarise(rows)})
     if options.csv:
-        return print(tables.as_csv(rows), end="")
+        return print(columns.as_csv(rows), end="")
     arms = tables.summarise(tables.titled(rows))
-    print(tables.as_text(arms))
+    print(columns.as_text(arms))
     if any(len(arm["runs"]) > 1 for arm in arms):
         say("± is the 95 % interval of the mean over seeds")
 

@@ -150,7 +150,8 @@ def run(workspace: Workspace, options: argparse.Namespace) -> None:
 def show(workspace: Workspace, options: argparse.Namespace) -> None:
     from mixcpt.claim_cards import as_facts
     from mixcpt.cli_show import print_json
-    from mixcpt.compare import as_text, summarise
+    from mixcpt.columns import as_text
+    from mixcpt.compare import summarise
     from mixcpt.studies import grid, open_study
     from mixcpt.study_reports import cards_of
     from mixcpt.study_results import results

@@ -8,9 +8,7 @@ A run of stage two is compared with the base like any other, so its figures are 
 are those of its chain, and it has no point at so many of them.
 """
 
-import csv
 import hashlib
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -18,20 +16,19 @@ from typing import Any
 import numpy as np
 
 from mixcpt.chains import field_of, own, start_of, tokens_before, tokens_read
-from mixcpt.config import MixtureConfig
 from mixcpt.errors import BadInput
+from mixcpt.evaluated import CHECKS
 from mixcpt.palette import STAGE_NAMES
-from mixcpt.presets import value_words
 from mixcpt.runs import Run
 from mixcpt.samples import kept_facts
-from mixcpt.settings import Config, override, to_yaml
+from mixcpt.settings import override, to_yaml
 from mixcpt.stages import AnyStage, Dpo, Sft, Stage
-from mixcpt.stamps import Kept
 from mixcpt.statistics import seed_interval
 
 Row = dict[str, Any]
 Arm = tuple[str, str, str]
 GENERAL_TASKS = ("general",)
+_FORMAT, _WELL_FORMED, _ACCURACY = "format_", "_well_formed", "_accuracy"
 
 
 def compare(runs: Iterable[Run], domain_tokens: int | None = None) -> list[Row]:
@@ -123,7 +120,7 @@ def _row(run: Run, domain_tokens: int | None) -> Row:
         "model": config.model.name,
         **_objective(config),
         "learning_rate": config.training.learning_rate,
-        "settings": _settings_but_seeds(run),
+        "settings": settings_but_seeds(run),
         "measured_on": config.measures.on,
         "field": ", ".join(field_of(run)),
         "tokens": point["tokens"],
@@ -149,17 +146,17 @@ def _row(run: Run, domain_tokens: int | None) -> Row:
     if "prompt_kl" in reached:
         row["prompt_kl"] = reached["prompt_kl"]
     if domain_tokens is None:
-        row |= _scores(run)
+        row |= _scores(run) | _formats(run)
     return row
 
 
-def _settings_but_seeds(run: Run) -> str:
+def settings_but_seeds(run: Run) -> str:
     """8 hex digits of all settings of the chain but its seeds, and but which runs it consists of."""
     stage = run.config.with_seed(0)
     if isinstance(stage, Dpo):
         stage = override(stage, {"preference.reference": "parent"})
     parent = run.parent
-    before = _settings_but_seeds(parent) if parent else ""
+    before = settings_but_seeds(parent) if parent else ""
     return hashlib.sha256((to_yaml(stage) + before).encode()).hexdigest()[:8]
 
 
@@ -233,6 +230,45 @@ def _scores(run: Run) -> Row:
     return row
 
 
+def _formats(run: Run) -> Row:
+    """Per template the shares of answers that pass each check, and the loss of the reference answers (`mixcpt.format`),
+    under keys of `format_key`."""
+    row: Row = {}
+    for template, one in run.results().get("evaluation", {}).get("format", {}).items():
+        base, final = one["base"], one["final"]
+        row |= {format_key(template, "items"): final["items"]}
+        for check in CHECKS:
+            key, gain = format_key(template, check), one["gain"][check]
+            row |= {
+                f"{key}_base": base[check]["share"],
+                f"{key}_base_interval": base[check]["interval"],
+                key: final[check]["share"],
+                f"{key}_interval": final[check]["interval"],
+                f"{key}_gain": gain["difference"],
+                f"{key}_gain_interval": gain["interval"],
+            }
+        loss = format_key(template, "loss")
+        row |= {f"{loss}_base": base["loss"], loss: final["loss"]}
+    return row
+
+
+def format_key(template: str, what: str) -> str:
+    """The key of a figure of the format measure: a check of `evaluated.CHECKS`, `items` or `loss`."""
+    return f"{_FORMAT}{template}_{what}"
+
+
+def templates(arms: Iterable[Row]) -> list[str]:
+    """Those in which the format of any arm's answers was measured."""
+    keys = dict.fromkeys(key for arm in arms for key in arm if key.startswith(_FORMAT) and key.endswith(_WELL_FORMED))
+    return [key.removeprefix(_FORMAT).removesuffix(_WELL_FORMED) for key in keys]
+
+
+def tasks(arms: Iterable[Row]) -> list[str]:
+    """The question sets that any arm was asked."""
+    keys = dict.fromkeys(key for arm in arms for key in arm if key.endswith(_ACCURACY))
+    return [key.removesuffix(_ACCURACY) for key in keys]
+
+
 def _uncontaminated(task: str, seen: dict[str, Any]) -> Row:
     """How many of a set's questions stand in what the run read, and its score without them, where any do. Probes that
     are meant to stand there have no such figures."""
@@ -298,121 +334,3 @@ def _summary(group: list[Row]) -> Row:
         if key in summary and len(values) < len(group):
             summary[f"{key}_runs"] = len(values)
     return summary
-
-
-_COLUMNS = (
-    ("tokens", "tokens", "{:,}"),
-    ("domain_bits_per_byte_base", "domain before", "{:.3f}"),
-    ("domain_bits_per_byte", "after", "{:.3f}"),
-    ("domain_gain", "gain", "{:+.3f}"),
-    ("general_bits_per_byte_base", "general before", "{:.3f}"),
-    ("general_bits_per_byte", "after", "{:.3f}"),
-    ("forgetting", "forgetting", "{:+.3f}"),
-    ("prompt_kl", "KL", "{:.3f}"),
-)
-
-
-def as_text(rows: Sequence[Row]) -> str:
-    """Two tables for a terminal: bits per byte and KL (nats per token), then the share of questions answered right."""
-    measures = [column for column in _COLUMNS if any(column[0] in row for row in rows)]
-    blocks = ["bits per byte, lower is better; KL in nats per token", _block(rows, measures)]
-    keys = dict.fromkeys(key for row in rows for key in row if key.endswith("_accuracy"))
-    if tasks := [key.removesuffix("_accuracy") for key in keys]:
-        columns = [column for task in tasks for column in _columns_of(task)]
-        title = "questions: how many, what guessing and always the most frequent answer score, the share answered right"
-        blocks += ["", title, _block(rows, columns)]
-    return "\n".join(blocks)
-
-
-def _columns_of(task: str) -> list[tuple[str, str, str]]:
-    shares = (("chance", "guessing"), ("majority", "majority"), ("base", "before"), ("accuracy", "after"))
-    return [(f"{task}_items", task, "{}"), *((f"{task}_{key}", title, "{:.0%}") for key, title in shares)]
-
-
-def _block(rows: Sequence[Row], columns: Sequence[tuple[str, str, str]]) -> str:
-    lines = [["arm", "seeds", *(title for _, title, _ in columns)]]
-    for row in rows:
-        name = row.get("title") or row["arm"] or row.get("run") or row["runs"][0]
-        seeds = len(row.get("seeds", [0]))
-        lines.append([name, str(seeds), *(_cell(row, key, form) for key, _, form in columns)])
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
-def _cell(row: Row, key: str, form: str) -> str:
-    if row.get(key) is None:
-        return "-"
-    text = form.format(row[key])
-    interval = row.get(f"{key}_ci")
-    return f"{text} ±{form.replace('+', '').format((interval[1] - interval[0]) / 2)}" if interval else text
-
-
-_FORMULA = ("=", "+", "-", "@")
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    """The tidy table as CSV, every column that any row has but the curves. Text that a spreadsheet would take for a
-    formula has an apostrophe before it, as spreadsheets themselves write it, and stands on one line; numbers stay as
-    they are."""
-    columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column != "curve"]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows({key: _harmless(value) for key, value in row.items()} for row in rows)
-    return buffer.getvalue()
-
-
-def _harmless(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    text = " ".join(value.split())
-    return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def config_diff(runs: Sequence[Run]) -> list[Row]:
-    """The settings in which the runs differ, seeds included: `setting` (dotted), `part` and `label` as a form shows
-    them, and `values`, as text by run id. Sources are matched by name, and their shares are those of the whole."""
-    settings = {run.id: _settings_of(run) for run in runs}
-    known = {setting: words for own in settings.values() for setting, (words, _) in own.items()}
-    rows = []
-    for setting, (part, label) in known.items():
-        values = {id: own[setting][1] if setting in own else "–" for id, own in settings.items()}
-        if len(set(values.values())) > 1:
-            rows.append({"setting": setting, "part": part, "label": label, "values": values})
-    return rows
-
-
-_Settings = dict[str, tuple[tuple[str, str], str]]
-_READ: Kept[_Settings] = Kept()
-
-
-def _settings_of(run: Run) -> _Settings:
-    path = run.folder / "config.yaml"
-    return _READ.get(path, [str(path)], lambda: _settings(run.config))
-
-
-def _settings(config: Config, path: str = "", part: str = "Run") -> _Settings:
-    """Every setting below `config`: dotted name to ((part, label), value as text)."""
-    found: _Settings = {}
-    fields = type(config).model_fields
-    for name, value in config:
-        extra = fields[name].json_schema_extra
-        label, unit = (str(extra["label"]), str(extra["unit"])) if isinstance(extra, dict) else (name, "")
-        if isinstance(value, Config):
-            found |= _settings(value, f"{path}{name}.", label)
-        elif isinstance(config, MixtureConfig) and name == "sources":
-            found |= _shares(config, f"{path}{name}", part)
-        else:
-            found[path + name] = ((part, f"{label} ({unit})" if unit else label), value_words("", value))
-    return found
-
-
-def _shares(mixture: MixtureConfig, path: str, part: str) -> _Settings:
-    total = sum(source.share for source in mixture.sources)
-    return {
-        f"{path}[{source.source}]": (
-            (part, f"Share of {source.source}"),
-            ", ".join([f"{100 * source.share / total:.3g} %", *source.marks]),
-        )
-        for source in mixture.sources
-    }

@@ -1,4 +1,4 @@
-"""A comparison as a whole: the table of differences to the base, and a page of its own that needs nothing else."""
+"""A comparison as a whole: rows for pages that are drawn again and again, and a page of its own that stands alone."""
 
 import json
 from collections.abc import Sequence
@@ -6,27 +6,16 @@ from dataclasses import dataclass
 
 from mixcpt import charts, summaries
 from mixcpt.claims import claims, pairs_against
-from mixcpt.compare import Arm, Row, arm_of, config_diff, summarise, titled, with_curves
+from mixcpt.columns import HOW_TO_READ, differences_table
+from mixcpt.compare import Row, summarise, tasks, titled, with_curves
 from mixcpt.curves import MEASURES, title_of
 from mixcpt.errors import BadInput, MixcptError
-from mixcpt.figures import signed
 from mixcpt.findings import cautions, findings, leaders
 from mixcpt.plotting import Code, Heading, Part, Table, thinned
-from mixcpt.presets import OPTIONS
 from mixcpt.runs import Run, Runs
+from mixcpt.settings_diff import SAME_SETTINGS, settings_table
 from mixcpt.stamps import Kept
 from mixcpt.workspace import Workspace, now
-
-HOW_TO_READ = (
-    "Every figure is a difference to the base, the model before any training. Gain is how many bits per byte fewer the "
-    "model needs for held-out text of the field: more is better. Forgetting is how many more it needs for general "
-    "text: less is better, and below zero it became better. KL says how far its answers to general prompts moved from "
-    "the base's, in nats per token: what moved far may have forgotten things that nobody asked for. ± is the 95 % "
-    "interval of the mean over seeds."
-)
-
-
-SAME_SETTINGS = "They differ in no setting, not even in their seeds."
 
 
 @dataclass(frozen=True)
@@ -74,42 +63,6 @@ def _row_of(run: Run, domain_tokens: int | None) -> Row:
     return _ROWS.get((run.folder, domain_tokens), [str(run.folder / name) for name in _FILES], kept)
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the table of differences; `form` is how a value is written, by format() or as "signed"."""
-
-    key: str
-    title: str
-    unit: str
-    help: str
-    form: str
-
-
-_FIRST = (
-    Column("domain_gain", "Gain", "bits/byte", "In the field against the base: more is better.", "signed"),
-    Column("forgetting", "Forgetting", "bits/byte", "Of general text against the base: less is better.", "signed"),
-    Column("prompt_kl", "KL", "nats/token", "How far answers to general prompts moved from the base's.", ".3f"),
-)
-_LAST = (
-    Column("domain_bits_per_byte", "Field after", "bits/byte", "Of held-out text: lower is better.", ".3f"),
-    Column("general_bits_per_byte", "General after", "bits/byte", "Of held-out general text: lower is better.", ".3f"),
-    Column("tokens", "Read", "tokens", "Tokens read in training, repetitions counted.", ",d"),
-    Column("domain_tokens", "Of the field", "tokens", "How many of the tokens read were the field's.", ",d"),
-)
-
-
-def columns(arms: Sequence[Row]) -> list[Column]:
-    """The columns that any of the arms has a figure for, those of question sets included."""
-    tasks = dict.fromkeys(key.removesuffix("_accuracy") for arm in arms for key in arm if key.endswith("_accuracy"))
-    questions = [
-        Column(
-            f"{task}_accuracy", task.replace("_", " "), "right", f"Share of {task.replace('_', ' ')} questions.", ".0%"
-        )
-        for task in tasks
-    ]
-    return [column for column in [*_FIRST, *questions, *_LAST] if any(column.key in arm for arm in arms)]
-
-
 def as_html(workspace: Workspace, runs: Sequence[Run], domain_tokens: int | None = None) -> str:
     """A page that stands alone and needs no network: what was found, charts, tables, how to read them, fingerprints of
     the data, and the command that gives the figures again.
@@ -132,7 +85,7 @@ def as_html(workspace: Workspace, runs: Sequence[Run], domain_tokens: int | None
     if len(arms) > 1:
         parts += [Heading("Each arm by itself"), charts.multiples(rows)]
     parts += [Heading("Differences to the base"), differences_table(arms), HOW_TO_READ]
-    if any(key.endswith("_accuracy") for arm in arms for key in arm):
+    if tasks(arms):
         parts += [Heading("Questions"), charts.questions(arms)]
     settings = settings_table(runs, rows)
     parts += [Heading("In which settings they differ"), settings if settings.rows else SAME_SETTINGS]
@@ -148,42 +101,6 @@ def as_html(workspace: Workspace, runs: Sequence[Run], domain_tokens: int | None
 def as_json(rows: Sequence[Row]) -> str:
     """What `mixcpt compare --json` prints, with the curves: every run, and every arm over its seeds."""
     return json.dumps({"runs": list(rows), "arms": summarise(rows)}, indent=2, ensure_ascii=False) + "\n"
-
-
-def differences_table(arms: Sequence[Row]) -> Table:
-    shown = columns(arms)
-    heads = ["Arm", "Seeds", *(f"{column.title} ({column.unit})" for column in shown)]
-    lines = [
-        [title_of(arm), ", ".join(map(str, arm["seeds"])), *(_cell(arm, column) for column in shown)] for arm in arms
-    ]
-    return Table(heads, lines)
-
-
-def _cell(arm: Row, column: Column) -> str:
-    if column.key not in arm:
-        return "–"
-    interval = arm.get(f"{column.key}_ci")
-    form = ".3f" if column.form == "signed" else column.form
-    text = signed(arm[column.key], 3) if column.form == "signed" else format(arm[column.key], form)
-    return f"{text} ± {format((interval[1] - interval[0]) / 2, form)}" if interval else text
-
-
-def settings_table(runs: Sequence[Run], rows: Sequence[Row]) -> Table:
-    """`config_diff` with a column an arm, the values of its seeds joined; no lines when they differ in nothing."""
-    arms: dict[Arm, list[Row]] = {}
-    for row in rows:
-        arms.setdefault(arm_of(row), []).append(row)
-    lines = [
-        [line["part"], line["label"], *(_joined(line["setting"], line["values"], group) for group in arms.values())]
-        for line in config_diff(runs)
-    ]
-    return Table(["Part", "Setting", *(title_of(group[0]) for group in arms.values())], lines)
-
-
-def _joined(setting: str, values: dict[str, str], group: Sequence[Row]) -> str:
-    """In the words of the form, where it has others."""
-    known = OPTIONS.get(setting, {})
-    return ", ".join(dict.fromkeys(known.get(values[row["run"]], values[row["run"]]) for row in group))
 
 
 def _origins(runs: Sequence[Run], rows: Sequence[Row]) -> Table:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mixcpt import answers
+from mixcpt.compare import format_key
 from mixcpt.evaluated import same_score, section
 from mixcpt.measured import DOMAIN, FEW, GENERAL_PART, Interval, Taken, at_strength, between, folder_of, pooled
 from mixcpt.runs import Run
@@ -51,7 +52,8 @@ def paired(one: Run, other: Run, key: str, strengths: tuple[float, float] = (1.0
     """`one` minus `other`; None where they were not given the same items alike, or nothing of it was kept.
 
     Args:
-        key: of a row of `compare.compare`: `domain_gain`, `forgetting`, `prompt_kl`, or `TASK_accuracy`.
+        key: of a row of `compare.compare`: `domain_gain`, `forgetting`, `prompt_kl`, `TASK_accuracy`, or
+            `format_TEMPLATE_well_formed`.
         strengths: of the two adapters; questions are asked at 1.
 
     Raises:
@@ -69,9 +71,12 @@ def paired(one: Run, other: Run, key: str, strengths: tuple[float, float] = (1.0
 def _paired(one: Run, other: Run, key: str, strengths: tuple[float, float]) -> Paired | None:
     if key == _KL or key in _PARTS:
         return _on_documents(_texts(one, key, strengths[0]), _texts(other, key, strengths[1]), key)
-    if strengths != (1.0, 1.0) or not key.endswith(_ACCURACY):
+    if strengths != (1.0, 1.0):
         return None
-    return _on_questions(one, other, key.removesuffix(_ACCURACY))
+    if key.endswith(_ACCURACY):
+        return _on_questions(one, other, key.removesuffix(_ACCURACY))
+    template = next((name for name in section(one).get("format", {}) if key == format_key(name, "well_formed")), None)
+    return _on_answers(one, other, template) if template else None
 
 
 def _texts(run: Run, key: str, strength: float) -> list[Taken]:
@@ -106,6 +111,17 @@ def _on_questions(one: Run, other: Run, name: str) -> Paired | None:
     if len(set(about)) < 2 or not len(first) == len(second) == len(about):
         return None
     return _difference(second, first, "questions", about)
+
+
+def _on_answers(one: Run, other: Run, template: str) -> Paired | None:
+    """Whether answers are well formed, prompt by prompt."""
+    mine, its = (section(run).get("format", {}).get(template, {}) for run in (one, other))
+    if not its or any(mine.get(key) != its.get(key) for key in ("fingerprint", "precision")):
+        return None
+    after, before = ([row.final_right for row in answers.read(run, f"format.{template}")] for run in (one, other))
+    if len(after) < 2 or len(after) != len(before):
+        return None
+    return _difference(after, before, "prompts", list(map(str, range(len(after)))))
 
 
 def _difference(after: Sequence[float], before: Sequence[float], what: str, groups: Sequence[str]) -> Paired:

@@ -166,7 +166,8 @@ def _chart(notebook: Notebook, entry: Entry, number: int) -> str:
 # Jupyter
 
 _BEGIN = """from mixcpt.charts import draw
-from mixcpt.compare import as_text, compare, summarise
+from mixcpt.columns import as_text
+from mixcpt.compare import compare, summarise
 from mixcpt.runs import Runs
 from mixcpt.workspace import Workspace
 

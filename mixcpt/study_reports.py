@@ -13,8 +13,8 @@ from pathlib import Path
 from mixcpt import charts
 from mixcpt.claim_cards import Card, as_parts, cards
 from mixcpt.claim_cards import as_markdown as card_markdown
-from mixcpt.compare import Row, arm_of, summarise
-from mixcpt.comparison import columns, differences_table
+from mixcpt.columns import columns, differences_table
+from mixcpt.compare import Row, arm_of, summarise, tasks
 from mixcpt.errors import BadInput
 from mixcpt.figures import signed
 from mixcpt.notes import as_table, escape_for_files, fenced
@@ -40,7 +40,7 @@ def parts(workspace: Workspace, study: Study) -> list[Part]:
     ]
     told += [Heading("Gain against forgetting"), charts.plane(on_plane(rows))]
     told += [Heading("Differences seed by seed"), charts.seeds(reference_first(study, rows))]
-    if any(key.endswith("_accuracy") for arm in arms for key in arm):
+    if tasks(arms):
         told += [Heading("Questions"), charts.questions([arm for arm in arms if "general_accuracy" in arm])]
     told += [
         Heading("Seed by seed"),

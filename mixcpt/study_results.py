@@ -7,7 +7,7 @@ What this gives up: the spread is that of gain and forgetting as they were measu
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mixcpt.compare import Row
+from mixcpt.compare import Row, format_key, tasks, templates
 from mixcpt.comparison import rows_of
 from mixcpt.measured import Point, points
 from mixcpt.overview import RunSummary, overview
@@ -53,8 +53,8 @@ def _measured(row: Row, point: Point) -> Row:
 
 def _weaker(row: Row, point: Point, name: str) -> Row:
     """A finished run at a strength below 1: an arm of its own that nobody trained. Questions were asked at 1."""
-    tasks = tuple(f"{key.removesuffix('_accuracy')}_" for key in row if key.endswith("_accuracy"))
-    kept = {key: value for key, value in row.items() if not key.startswith(tasks)}
+    asked = (*(f"{task}_" for task in tasks([row])), *(format_key(template, "") for template in templates([row])))
+    kept = {key: value for key, value in row.items() if not key.startswith(asked)}
     return _measured(kept, point) | {
         "arm": name, "title": name, "settings": f"{row['settings']} {name}", "measured_by": "study", "curve": [],
         "strength": point.strength,

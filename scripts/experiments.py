@@ -19,8 +19,8 @@ from playwright.sync_api import Browser
 
 from mixcpt import charts, study_reports
 from mixcpt.claim_table import glance
+from mixcpt.columns import differences_table
 from mixcpt.compare import summarise
-from mixcpt.comparison import differences_table
 from mixcpt.notes import as_table, escape_for_files
 from mixcpt.plotting import Table
 from mixcpt.studies import Study, open_study

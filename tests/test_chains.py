@@ -9,8 +9,9 @@ from made import CHILD_STEP_TOKENS, made_chain, made_child, made_run, stage_of
 
 from mixcpt import chains, charts, guesses, reports
 from mixcpt.chains import children, links, own, places, start_of, tokens_before
-from mixcpt.compare import as_csv, as_text, compare, summarise, with_curves
-from mixcpt.comparison import as_html, rows_of, settings_table
+from mixcpt.columns import as_csv, as_text
+from mixcpt.compare import compare, summarise, with_curves
+from mixcpt.comparison import as_html, rows_of
 from mixcpt.drafts import Guess
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.findings import findings, leaders
@@ -18,6 +19,7 @@ from mixcpt.journal import Entry, journal
 from mixcpt.notebook import Notebook
 from mixcpt.overview import overview
 from mixcpt.runs import Run
+from mixcpt.settings_diff import settings_table
 from mixcpt.tables import table
 from mixcpt.workspace import Workspace
 

@@ -13,13 +13,14 @@ from test_strengths import measured_at
 
 from mixcpt import charts, palette
 from mixcpt.compare import summarise, with_curves
-from mixcpt.comparison import as_html, rows_of, settings_table
+from mixcpt.comparison import as_html, rows_of
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.manifest import Histogram
 from mixcpt.measured import Point
 from mixcpt.plotting import POINTS, Code, Heading, Table, label, running_mean, thinned
 from mixcpt.scores import ScoreTable
 from mixcpt.selection import Rule, Selection
+from mixcpt.settings_diff import settings_table
 from mixcpt.tables import table
 from mixcpt.workspace import Workspace
 

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
-from mixcpt.compare import as_csv, as_text, compare, config_diff, domain_share, summarise, with_curves
+from mixcpt.claims import claims, pairs_against
+from mixcpt.columns import as_csv, as_text, columns, differences_table
+from mixcpt.compare import compare, domain_share, summarise, titled, with_curves
 from mixcpt.errors import BadInput
 from mixcpt.runs import Run, Runs
 from mixcpt.settings import override, validate
+from mixcpt.settings_diff import config_diff
 from mixcpt.stages import Stage
 from mixcpt.workspace import Workspace
 
@@ -263,6 +266,78 @@ def test_exact_answers_of_an_open_set_are_a_set_of_their_own(workspace: Workspac
     (row,) = compare([run])
     assert (row["general_accuracy"], row["general_exact_accuracy"], row["general_exact_base"]) == (0.5, 0.3, 0.1)
     assert row["general_exact_gain_interval"] == [0.1, 0.3] and row["general_exact_items"] == row["general_items"]
+
+
+def formed(run: Run, shares: dict[str, tuple[float, float]], template: str = "alpaca") -> Run:
+    """Per check the shares of base and run of 8 answers in a template, and the loss of the references."""
+    sides = [
+        {
+            check: {"share": both[side], "interval": [both[side] - 0.25, both[side] + 0.25]}
+            for check, both in shares.items()
+        }
+        | {"items": 8, "loss": (2.5, 1.5)[side], "length_ratio": 1.0}
+        for side in (0, 1)
+    ]
+    gain = {check: {"difference": after - before, "interval": [0.0, 0.5]} for check, (before, after) in shares.items()}
+    one = {"base": sides[0], "final": sides[1], "gain": gain, "source": "s", "tokens": 40, "fingerprint": "f"}
+    evaluation = run.results().get("evaluation", {})
+    run.write_results("evaluation", evaluation | {"format": {template: one}})
+    return run
+
+
+SHARES = {"well_formed": (0.25, 0.5), "ended": (0.5, 0.75), "follows": (0.75, 1.0), "right_length": (0.25, 0.5)}
+
+
+def test_the_format_of_answers_is_told_with_items_and_intervals(workspace: Workspace) -> None:
+    (row,) = compare([formed(make(workspace, CURVE), SHARES)])
+    assert (row["format_alpaca_well_formed_base"], row["format_alpaca_well_formed"]) == (0.25, 0.5)
+    assert row["format_alpaca_well_formed_interval"] == [0.25, 0.75] and row["format_alpaca_items"] == 8
+    assert row["format_alpaca_ended_gain"] == 0.25 and row["format_alpaca_ended_gain_interval"] == [0.0, 0.5]
+    assert (row["format_alpaca_loss_base"], row["format_alpaca_loss"]) == (2.5, 1.5)
+    (on_the_way,) = compare([formed(make(workspace, CURVE), SHARES)], 750)
+    assert not any(key.startswith("format_") for key in on_the_way)
+
+
+def test_the_format_of_answers_has_columns(workspace: Workspace) -> None:
+    arms = summarise(titled(compare([formed(make(workspace, CURVE), SHARES)])))
+    table = differences_table(arms)
+    told = dict(zip(table.columns, table.rows[0], strict=True))
+    assert told["Well formed, alpaca (answers of 8)"] == "50% (25% to 75%)"
+    assert told["Keeps to the template, alpaca (answers of 8)"] == "100% (75% to 125%)"
+    assert told["Loss of references, alpaca (nats/token)"] == "1.500"
+    seen = {column.key: column.help for column in columns(arms)}
+    assert "in the template alpaca" in seen["format_alpaca_ended"]
+    text = as_text(arms)
+    assert "format of answers in the template alpaca" in text and "50% (25% to 75%)" in text
+
+
+def test_columns_of_several_seeds_have_the_spread_over_them(workspace: Workspace) -> None:
+    runs = [
+        formed(make(workspace, CURVE, seed=seed), dict.fromkeys(SHARES, (0.25, share)), "own")
+        for seed, share in enumerate((0.25, 0.75))
+    ]
+    (arm,) = summarise(titled(compare(runs)))
+    # deviation sqrt(0.125), over sqrt(2) gives 0.25; t(1) = 12.706: 318 points
+    table = differences_table([arm])
+    told = dict(zip(table.columns, table.rows[0], strict=True))
+    assert told["Well formed, own (answers of 8)"] == "50% ± 318%"
+    assert "in the model's own template" in as_text([arm])
+
+
+def test_the_format_of_answers_is_claimed_about(workspace: Workspace) -> None:
+    low = [formed(make(workspace, CURVE, seed=seed, arm="random"), SHARES) for seed in (0, 1)]
+    better = dict.fromkeys(SHARES, (0.25, 0.75))
+    high = [
+        formed(make(workspace, CURVE, seed=seed, arm="easiest", changes={"adapter.rank": 4}), better) for seed in (0, 1)
+    ]
+    (own,) = claims(pairs_against(summarise(titled(compare([*low, *high])))))
+    told = {claim.measure.key: claim.sentence() for claim in own}
+    assert told["format_alpaca_well_formed"] == (
+        "easiest gives 25 points more well-formed answers in the template alpaca than random (95 % 25 to 25, 2 seeds)"
+    )
+    assert told["format_alpaca_loss"].startswith(
+        "easiest and random are equally sure of the reference answers in the template alpaca within noise"
+    )
 
 
 def test_the_spread_of_a_percentage_is_a_percentage() -> None:

@@ -18,7 +18,7 @@ LIGHT = [
     *("palette", "drafts", "presets", "preflight", "launching", "guesses", "overview", "queue", "metrics", "progress"),
     *("preview", "notebook", "journal", "charts", "comparison", "plotting", "roots", "uploads", "search", "recorded"),
     *("study_kinds", "studies", "study_results", "study_runs", "study_reports", "noise", "cli_study"),
-    *("claims", "paired", "claim_cards", "claim_table", "seed_chart", "summaries"),
+    *("columns", "settings_diff", "claims", "paired", "claim_cards", "claim_table", "seed_chart", "summaries"),
     *("curves", "differences", "findings", "notes", "plane", "reports", "shelf", "stamps", "tables"),
     *("score_jobs", "choices", "interchange", "ranks", "spread", "commands", "cli_select"),
     *("templates", "scores", "readings", "selection", "samples", "chains", "chain_chart", "figures", "stage_words"),

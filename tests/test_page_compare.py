@@ -4,6 +4,7 @@ import pytest
 from made import made_run, open_page, stage_of, texts
 from streamlit.testing.v1 import AppTest
 
+from mixcpt.evaluated import CHECKS
 from mixcpt.notebook import Notebook
 from mixcpt.runs import Run, Runs
 from mixcpt.workspace import Workspace
@@ -50,6 +51,20 @@ def test_the_table_holds_the_differences_and_the_settings_what_differs(runs: lis
     assert list(table["title"]) == ["mixture", "documents"]
     assert list(table["domain_gain"]) == pytest.approx([0.4 * 0.950213, 0.6 * 0.950213], abs=1e-6)
     assert settings.to_numpy().tolist() == [["Adapter", "LoRA rank", str(runs[0].config.adapter.rank), "4"]]
+
+
+def test_the_table_tells_the_format_of_answers_with_its_interval(runs: list[Run]) -> None:
+    share = {"share": 0.5, "interval": [0.25, 0.75]}
+    side = dict.fromkeys(CHECKS, share) | {"items": 8, "loss": 1.5}
+    gain = {check: {"difference": 0.0, "interval": [0.0, 0.0]} for check in CHECKS}
+    evaluation = runs[0].results()["evaluation"]
+    runs[0].write_results(
+        "evaluation", evaluation | {"format": {"alpaca": {"base": side, "final": side, "gain": gain}}}
+    )
+    table = compared(*runs).dataframe[0].value
+    assert list(table["format_alpaca_well_formed"])[:1] == [0.5]
+    assert list(table["format_alpaca_well_formed_items"]) == ["25% to 75%", ""]
+    assert list(table["general_accuracy_items"]) == ["74% to 92%"] * 2
 
 
 def test_choosing_runs_writes_the_address(runs: list[Run]) -> None:

@@ -120,6 +120,19 @@ def test_questions_about_one_thing_go_together(two: tuple[Run, Run]) -> None:
     assert paired(one, other, "atlas_accuracy") is None, "of one thing no interval has a width"
 
 
+def test_answers_to_the_same_prompts(two: tuple[Run, Run]) -> None:
+    for run, formed in zip(two, ([1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0]), strict=True):
+        found = run.results()["evaluation"]
+        run.write_results("evaluation", found | {"format": {"alpaca": {"fingerprint": "f", "precision": "fp32"}}})
+        answers.write(run, "format.alpaca", [Answered("q", [], [], "", "", 0.0, right) for right in formed])
+    found = paired(*two, "format_alpaca_well_formed")
+    assert found and (found.difference, found.interval, found.items, found.what) == (0.5, (0.0, 1.0), 4, "prompts")
+    assert paired(*two, "format_own_well_formed") is None and paired(*two, "format_alpaca_loss") is None
+    results = two[0].results()["evaluation"]
+    two[0].write_results("evaluation", results | {"format": {"alpaca": {"fingerprint": "g", "precision": "fp32"}}})
+    assert paired(*two, "format_alpaca_well_formed") is None
+
+
 def test_a_claim_of_one_seed_has_the_interval_over_documents(workspace: Workspace, two: tuple[Run, Run]) -> None:
     one, other = two
     bits(one, FIELD, 100.0, 300.0)
