@@ -1,5 +1,7 @@
-"""Over several adaptations: what every stage of a run's chain did to every corpus of it, and to general text."""
+"""Over several adaptations: what every stage of a run's chain did to every corpus of it, and to general text; and the
+same over the seeds and arms of its experiment."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import streamlit as st
@@ -7,8 +9,9 @@ import streamlit as st
 from app import measures_view, show, state
 from app.pins import pin_button
 from app.words import plain
-from mixcpt import charts, matrix, measured
+from mixcpt import charts, matrices, matrix, measured
 from mixcpt.errors import NotFound
+from mixcpt.matrices import ArmMatrix
 from mixcpt.matrix import Matrix
 from mixcpt.runs import Run
 
@@ -33,27 +36,43 @@ def page(run: Run) -> None:
             "on, and here stands then what became of each corpus after each stage."
         )
         return
-    _ordering(run, found)
-    if any(found.base(column) for column in range(len(found.columns))):
-        _matrix(run, found)
+    several = matrices.beside(state.workspace(), run)
+    if len(several) < 2 or _chosen(len(several)) == _ONE:
+        _ordering(run.chain(), found.missing, [run])
+        if any(found.base(column) for column in range(len(found.columns))):
+            _matrix(run, found)
+        return
+    arms = matrices.arms(several)
+    missing = list(dict.fromkeys(id for arm in arms for id in arm.missing))
+    _ordering(list({one.id: one for end in several for one in end.chain()}.values()), missing, several)
+    arms_view(arms, run.info.experiment, key="matrix_arms")
 
 
-def _ordering(run: Run, found: Matrix) -> None:
-    """The way to fill it, in one click."""
-    chain = run.chain()
-    if job := measures_view.under_way(chain):
+_ONE, _ALL = "This run", "All seeds and arms"
+
+
+def _chosen(number: int) -> str:
+    return st.segmented_control(
+        "Shown", [_ONE, _ALL], default=_ONE, required=True, key="matrix_view", label_visibility="collapsed",
+        help=f"{number} finished runs of this experiment learned the same corpora in the same order.",
+    )  # fmt: skip
+
+
+def _ordering(runs: Sequence[Run], missing: Sequence[str], ends: Sequence[Run]) -> None:
+    """The way to fill it, in one click; `runs` are those of the chains that end with `ends`."""
+    if job := measures_view.under_way(runs):
         measures_view.watch_measuring(job, key="matrix_watch")
         return
-    job = measured.latest(state.workspace(), [one.id for one in chain])
+    job = measured.latest(state.workspace(), [one.id for one in runs])
     if job and job.state == "failed":
         st.error(f"The last measuring failed: {plain(job.status.message)}", icon=":material/error:")
-    if not found.missing:
+    if not missing:
         return
-    there = measured.runs_of(state.workspace(), found.missing)
-    number = len(found.missing)
+    there = measured.runs_of(state.workspace(), missing)
+    number, chains = len(missing), "the chain" if len(ends) == 1 else "their chain"
     st.markdown(
-        f"{number} of the {len(chain)} runs {'was' if number == 1 else 'were'} not measured yet on every corpus of the "
-        "chain. Nothing is trained for that; each text is read once by every run and by the base."
+        f"{number} of the {len(runs)} runs {'was' if number == 1 else 'were'} not measured yet on every corpus of "
+        f"{chains}. Nothing is trained for that; each text is read once by every run and by the base."
     )
     st.button(
         "Measure what is missing",
@@ -61,7 +80,7 @@ def _ordering(run: Run, found: Matrix) -> None:
         type="primary",
         icon=":material/straighten:",
         disabled=not there,
-        on_click=partial(_submit, run),
+        on_click=partial(_submit, ends),
         help="The held-out part of every corpus of the chain, and five kinds of general text."
         if there
         else "These runs have no adapter here any more, so they cannot be measured.",
@@ -69,9 +88,27 @@ def _ordering(run: Run, found: Matrix) -> None:
 
 
 @show.told
-def _submit(run: Run) -> None:
-    matrix.submit(state.workspace(), [run])
+def _submit(ends: Sequence[Run]) -> None:
+    matrix.submit(state.workspace(), ends)
     st.toast("It is in the queue.", icon=":material/straighten:")
+
+
+def arms_view(arms: Sequence[ArmMatrix], experiment: str, *, key: str, with_claims: bool = True) -> None:
+    """The matrices of arms over their seeds, their difference where there are two, and what is said of them."""
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.subheader("Every corpus after every stage, mean over seeds", anchor=False, width="content", help=_HELP)
+        pin_button(experiment, "matrices", [run for arm in arms for run in arm.runs], key=f"{key}_pin")
+    show.chart(charts.matrices_chart(arms), key=f"{key}_chart")
+    st.caption(
+        "Bits per byte of held-out text, and below it the difference to the base: lower is better. Bold: the stage "
+        "that had this corpus for its field. Point at a cell for all seeds and the 95 % interval of their mean; cells "
+        "are many, so some intervals leave out zero by chance."
+    )
+    said = [f"{arm.title}: {sentence}" for arm in arms for sentence in matrices.told(arm)]
+    said += [f"{claim.sentence()}." for claim in matrices.claims_of(arms)] if with_claims else []
+    if said:
+        st.markdown("**What the stages did to each other's corpora**", help=_HELP)
+        st.markdown("\n".join(f"- {plain(sentence)}" for sentence in said))
 
 
 def _matrix(run: Run, found: Matrix) -> None:

@@ -5,6 +5,7 @@ import streamlit as st
 from app import show, state
 from app.claims_view import claim_list, seed_chart
 from app.compare_view import differences
+from app.matrix_view import arms_view
 from app.panels import RUNS, STATES
 from app.words import plain, printable
 from mixcpt import charts, study_reports
@@ -13,7 +14,7 @@ from mixcpt.errors import NotFound
 from mixcpt.findings import cautions
 from mixcpt.jobs import MOVING, Job
 from mixcpt.studies import Cell, Study, grid, open_study
-from mixcpt.study_results import pairs_of, results
+from mixcpt.study_results import matrices_of, pairs_of, results
 from mixcpt.study_runs import job_of, stop, submit
 
 PAGE, COMPARE, NOTEBOOK = "../pages/studies.py", "../pages/compare.py", "../pages/notebook.py"
@@ -132,6 +133,9 @@ def _results(study: Study) -> None:
         st.caption(plain(" ".join(cautions(arms))))
     differences(arms, key="study_table")
     st.caption(plain(study_reports.measured_on(rows)))
+    if chains := matrices_of(state.workspace(), study):
+        with st.container(border=True):
+            arms_view(chains, study.name, key="study_matrices", with_claims=False)
     left, right = st.columns(2, gap="medium")
     with left.container(border=True):
         st.subheader("Gain against forgetting", anchor=False, help="The best place is above and left.")

@@ -29,7 +29,9 @@ from mixcpt.curves import rewards as rewards
 from mixcpt.curves import speed as speed
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.manifest import Histogram
+from mixcpt.matrices import arms, ends
 from mixcpt.matrix import matrix
+from mixcpt.matrix_chart import matrices_chart as matrices_chart
 from mixcpt.matrix_chart import matrix_chart as matrix_chart
 from mixcpt.multiples_chart import multiples as multiples
 from mixcpt.palette import DOMAIN, KIND_WORDS, NEUTRAL, STAGES, run_colour, source_colour
@@ -263,6 +265,11 @@ def _of_rows(figure: Callable[[Sequence[Row]], go.Figure]) -> Callable[[Workspac
     return draw
 
 
+def _matrices(workspace: Workspace, subjects: Sequence[str]) -> go.Figure:
+    runs = [Runs(workspace).get(id) for id in subjects]
+    return matrices_chart(arms(ends(runs)))
+
+
 def _strength_plane(workspace: Workspace, subjects: Sequence[str]) -> go.Figure:
     """The plane of the measures that were taken anew, with all strengths."""
     runs = [Runs(workspace).get(id) for id in subjects]
@@ -282,6 +289,7 @@ CHARTS: dict[str, Chart] = {
     "forgetting_curve": Chart("Forgetting curve", "run", _of_run(lambda run: forgetting_curve(run.curve()))),
     "chain": Chart("Forgetting over the whole chain", "run", _of_run(lambda run: chain(chains.links(run)))),
     "matrix": Chart("Over several adaptations", "run", _of_run(lambda run: matrix_chart(matrix(run)))),
+    "matrices": Chart("Over several adaptations, mean over seeds", "runs", _matrices),
     "rewards": Chart("Rewards of the answers", "run", _of_run(lambda run: rewards(run.losses()))),
     "preferred": Chart("Pairs in the right order", "run", _of_run(lambda run: preferred(run.losses()))),
     "shares": Chart("Shares of the mixture", "run", _of_run(lambda run: shares(_sources(run)))),

@@ -1,6 +1,7 @@
 """The commands `continue`, a run goes on with another corpus, and `matrix`, what a chain of them did to each."""
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mixcpt.cli_show import print_json, say
@@ -24,7 +25,12 @@ def add(commands: Any) -> None:
     one.add_argument("--experiment", default="", metavar="NAME", help="where it belongs; that of RUN when not given")
     one.add_argument("--name", default="", help="what to call the run")
     one = command(commands, "matrix", show_matrix, "every corpus of a chain after every stage of it", json=True)
-    one.add_argument("run", metavar="RUN", help="the last run of the chain")
+    one.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="the last run of a chain; of several, or of an experiment by its name, the mean of each arm over seeds",
+    )
     one.add_argument("--measure", action="store_true", help="measure what is missing first, here and now")
     one.add_argument(
         "--tokens", type=at_least(2), default=None, metavar="N", help="of each text, where --measure measures (5000)"
@@ -63,42 +69,79 @@ def _parent(workspace: Workspace, id: str) -> Run:
 
 
 def show_matrix(workspace: Workspace, options: argparse.Namespace) -> None:
+    from mixcpt.cli_show import chosen_runs
+    from mixcpt.matrices import ends
+
+    runs = ends(chosen_runs(workspace, options.runs))
+    if options.measure:
+        _measure(workspace, runs, options.tokens)
+    missing = _show_one(runs[0], options.json) if len(runs) == 1 else _show_arms(runs, options.json)
+    if missing and not options.json:
+        say(f"mixcpt: {len(missing)} of the runs were not measured on all texts: add --measure")
+
+
+def _show_one(run: Run, json: bool) -> list[str]:
+    """The matrix of one chain; returns the runs that lack measures."""
     from mixcpt.matrix import as_table, matrix, sentences
 
-    run = Runs(workspace).get(options.run)
-    if options.measure:
-        _measure(workspace, run, options.tokens)
     found = matrix(run)
-    if options.json:
-        return print_json(_as_json(found))
-    rows = as_table(found)
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    if json:
+        print_json(_as_json(found))
+        return found.missing
     print("bits per byte of held-out text, lower is better; behind it the difference to the base")
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    _print_table(as_table(found))
     for sentence in sentences(found):
         print(sentence)
-    if found.missing:
-        say(f"mixcpt: {len(found.missing)} of the runs were not measured on all texts: add --measure")
+    return found.missing
 
 
-def _measure(workspace: Workspace, run: Run, tokens: int | None) -> None:
+def _show_arms(runs: Sequence[Run], json: bool) -> list[str]:
+    """The means of several chains, arm by arm; returns the runs that lack measures."""
+    from mixcpt import matrices
+
+    arms = matrices.arms(runs)
+    claims = matrices.claims_of(arms)
+    missing = list(dict.fromkeys(run for arm in arms for run in arm.missing))
+    if json:
+        said = [
+            {"measure": claim.measure.key, "verdict": claim.verdict, "sentence": claim.sentence()} for claim in claims
+        ]
+        print_json({"arms": [matrices.as_facts(arm) for arm in arms], "claims": said, "missing": missing})
+        return missing
+    print("bits per byte of held-out text, mean over seeds, lower is better; behind it the difference to the base")
+    for arm in arms:
+        print(f"\n{arm.title} (seeds {', '.join(map(str, arm.seeds))})")
+        _print_table(matrices.as_table(arm))
+        for sentence in matrices.told(arm):
+            print(sentence)
+    if len(arms) == 2 and matrices.comparable(*arms):
+        print(f"\n{arms[1].title} minus {arms[0].title}, ± half of the 95 % interval over seeds")
+        _print_table(matrices.difference_table(arms[1], arms[0]))
+    for claim in claims:
+        print(f"- {claim.sentence()}.")
+    return missing
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _measure(workspace: Workspace, runs: Sequence[Run], tokens: int | None) -> None:
     from mixcpt.cli_do import Follower
     from mixcpt.matrix import submit
     from mixcpt.submission import finish
     from mixcpt.supervisor import Supervisor
 
-    finish([submit(workspace, [run], tokens)], Supervisor(workspace), Follower())
+    finish([submit(workspace, runs, tokens)], Supervisor(workspace), Follower())
 
 
 def _as_json(found: "Matrix") -> dict[str, Any]:
-    from mixcpt.matrix import backward, forgetting, forward
+    from mixcpt.matrix import FIGURES
 
-    transfers = {
-        "backward_transfer": backward(found),
-        "forward_transfer": forward(found),
-        "forgetting": forgetting(found),
-    }
+    transfers = {key: figure.of(found) for key, figure in FIGURES.items()}
+    transfers["forgetting"] = transfers.pop("field_forgetting")  # beside general text it would be too short a name
     return {
         "columns": [{"text": c.text, "kind": c.kind, "learned_by": _learned(found, c)} for c in found.columns],
         "stages": [

@@ -45,6 +45,13 @@ _FIRST = (
     Column("forgetting", "Forgetting", "bits/byte", "Of general text against the base: less is better.", "signed"),
     Column("prompt_kl", "KL", "nats/token", "How far answers to general prompts moved from the base's.", ".3f"),
 )
+_OF_CHAINS = (
+    Column("average_gain", "Average gain", "bits/byte", "Over all corpora of the chain, in the end.", "signed"),
+    Column("field_forgetting", "Lost of corpora", "bits/byte", "Since their best stages: less is better.", "signed"),
+    Column("backward_transfer", "Backward transfer", "bits/byte", "Below 0: later corpora cost earlier.", "signed"),
+    Column("forward_transfer", "Forward transfer", "bits/byte", "Above 0: earlier corpora helped later.", "signed"),
+)
+"""Of several corpora in turn (`mixcpt.matrix`)."""
 _LAST = (
     Column("domain_bits_per_byte", "Field after", "bits/byte", "Of held-out text: lower is better.", ".3f"),
     Column("general_bits_per_byte", "General after", "bits/byte", "Of held-out general text: lower is better.", ".3f"),
@@ -63,7 +70,7 @@ def columns(arms: Sequence[Row]) -> list[Column]:
     """The columns that any of the arms has a figure for, those of question sets and of the format included."""
     questions = [_of_questions(arms, task) for task in tasks(arms)]
     formats = [column for template in templates(arms) for column in _of_format(arms, template)]
-    every = [*_FIRST, *questions, *formats, *_LAST]
+    every = [*_FIRST, *_OF_CHAINS, *questions, *formats, *_LAST]
     return [column for column in every if any(column.key in arm for arm in arms)]
 
 

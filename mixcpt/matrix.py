@@ -13,12 +13,14 @@ R(i, j) = b(base, j) - b(i, j), positive where the text is read better than by t
 
 where R(j, j) is that right after the stage that learned corpus j. The means of BWT and F are over the corpora that some
 stage came after; where SFT or DPO end a chain that is every corpus. Below 0 backward transfer is forgetting; F is
-positive where something was lost. All are in bits per byte. GEM writes them for accuracies; taking gains for those
-keeps the signs.
+positive where something was lost. The average gain is the mean over j of R(last, j): what is there in the end (GEM, eq.
+2). All are in bits per byte. GEM writes them for accuracies; taking gains for those keeps the signs. `mixcpt.matrices`
+has the same over seeds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from mixcpt import measured
 from mixcpt.builtin import GENERAL
@@ -59,13 +61,22 @@ class Line:
 
 @dataclass(frozen=True)
 class Transfer:
-    """A mean over corpora, bits per byte, with its 95 % interval by bootstrap over the documents of each; `parts` are
-    the corpora with their own figures."""
+    """A mean over corpora, bits per byte; `parts` are the corpora with their own figures, `spread` is of each the
+    change of every document (bits) and its size (bytes)."""
 
     value: float
-    interval: Interval
-    documents: int
     parts: tuple[tuple[str, float], ...]
+    spread: tuple[tuple[Sequence[float], Sequence[float]], ...]
+
+    @property
+    def documents(self) -> int:
+        """How many there are in all."""
+        return sum(len(sizes) for _, sizes in self.spread)
+
+    @cached_property
+    def interval(self) -> Interval:
+        """95 %, by bootstrap over the documents of each corpus."""
+        return mean_ratio_interval(self.spread)
 
     @property
     def is_sure(self) -> bool:
@@ -126,7 +137,7 @@ def _bits_of(run: Run) -> dict[str, Taken]:
 
 
 def _matrix(chain: Sequence[Run], taken: Sequence[dict[str, Taken]], every: Sequence[dict[str, Taken]]) -> Matrix:
-    columns = tuple(_columns(chain, taken))
+    columns = tuple(_columns(chain, every))
     lines = [Line(None, STAGE_NAMES["base"], "base", (None,) * len(columns))]
     latest = {column.text: _latest(column.text, every) for column in columns}
     for each, mine in zip(chain, taken, strict=True):
@@ -135,15 +146,15 @@ def _matrix(chain: Sequence[Run], taken: Sequence[dict[str, Taken]], every: Sequ
     return Matrix(columns, tuple(lines))
 
 
-def _columns(chain: Sequence[Run], taken: Sequence[dict[str, Taken]]) -> list[Column]:
-    """The corpora of the chain first, then general text, as far as it was measured."""
+def _columns(chain: Sequence[Run], every: Sequence[dict[str, Taken]]) -> list[Column]:
+    """The corpora of the chain first, then general text, as far as it was measured of any run."""
     learned: dict[str, list[int]] = {}
     for row, run in enumerate(chain, 1):
         if isinstance(run.config, Stage):
             for name in run.config.mixture.domain_sources():
                 learned.setdefault(name, []).append(row)
     general = [run.config.measures.general for run in chain]
-    seen = {text for mine in taken for text in mine}
+    seen = {text for mine in every for text in mine}
     texts = [text for text in dict.fromkeys([*GENERAL, *general]) if text in seen and text not in learned]
     return [
         *(Column(name, FIELD, tuple(rows)) for name, rows in learned.items()),
@@ -190,6 +201,11 @@ def forgetting(matrix: Matrix) -> Transfer | None:
     return _mean(matrix, pairs)
 
 
+def average_gain(matrix: Matrix) -> Transfer | None:
+    """The gain in every corpus at the end of the chain; None where one was not measured."""
+    return _mean(matrix, [(j, 0, len(matrix.lines) - 1) for j in matrix.fields])
+
+
 def _before(matrix: Matrix) -> list[int]:
     """The corpora that some stage came after."""
     last = len(matrix.lines) - 1
@@ -210,8 +226,7 @@ def _mean(matrix: Matrix, pairs: Sequence[tuple[int, int, int]]) -> Transfer | N
     if not parts:
         return None
     value = sum(part for _, part in parts) / len(parts)
-    number = sum(len(sizes) for _, sizes in documents)
-    return Transfer(value, mean_ratio_interval(documents), number, tuple(parts))
+    return Transfer(value, tuple(parts), tuple(documents))
 
 
 def _bits(matrix: Matrix, row: int, column: int) -> tuple[float, ...] | None:
@@ -270,26 +285,59 @@ def cell_words(matrix: Matrix, row: int, column: int) -> str:
     return f"{cell.figure:.3f} ({signed(cell.difference)})" if cell else "–"
 
 
-_TOLD = (
-    ("Backward transfer", "what came later helped the corpora before", "what came later cost the corpora before"),
-    ("Forward transfer", "what came before helped the corpora after it", "what came before hindered the corpora after"),
-    ("Forgetting", "so much was lost since the best stage", "nothing was lost since the best stage"),
-)
-"""Name, and what it means above and below 0."""
+@dataclass(frozen=True)
+class Figure:
+    """What a whole matrix comes to: its name, and what it means above and below 0."""
+
+    name: str
+    of: Callable[[Matrix], Transfer | None]
+    above: str
+    below: str
+
+    def meaning(self, value: float, sure: bool) -> str:
+        """In words, of a value whose interval leaves out zero, or does not."""
+        return (self.above if value > 0 else self.below) if sure else "the same within noise"
+
+
+FIGURES = {
+    "backward_transfer": Figure(
+        "Backward transfer", backward,
+        "what came later helped the corpora before", "what came later cost the corpora before",
+    ),
+    "forward_transfer": Figure(
+        "Forward transfer", forward,
+        "what came before helped the corpora after it", "what came before hindered the corpora after",
+    ),
+    "field_forgetting": Figure(
+        "Forgetting", forgetting,
+        "so much was lost since the best stage", "nothing was lost since the best stage",
+    ),
+    "average_gain": Figure(
+        "Average gain", average_gain,
+        "in the end all corpora together are read better than by the base",
+        "in the end all corpora together are read worse than by the base",
+    ),
+}  # fmt: skip
+
+
+def figures(matrix: Matrix) -> dict[str, float]:
+    """Those of `FIGURES` that can be told, bits per byte."""
+    found = {key: figure.of(matrix) for key, figure in FIGURES.items()}
+    return {key: transfer.value for key, transfer in found.items() if transfer}
 
 
 def sentences(matrix: Matrix) -> list[str]:
     """What came of it in words, each figure with its interval and its number of documents."""
     found = []
-    for transfer, (name, up, down) in zip((backward(matrix), forward(matrix), forgetting(matrix)), _TOLD, strict=True):
+    for figure in FIGURES.values():
+        transfer = figure.of(matrix)
         if transfer is None:
             continue
-        what = (up if transfer.value > 0 else down) if transfer.is_sure else "the same within noise"
         low, high = transfer.interval
         few = ", which is few" if transfer.documents < FEW * len(transfer.parts) else ""
         parts = "; ".join(f"{text} {signed(value)}" for text, value in transfer.parts)
         found.append(
-            f"{name} {signed(transfer.value)} bits per byte (95 % interval {signed(low)} to {signed(high)}, "
-            f"{transfer.documents} documents{few}): {what} ({parts})."
+            f"{figure.name} {signed(transfer.value)} bits per byte (95 % interval {signed(low)} to {signed(high)}, "
+            f"{transfer.documents} documents{few}): {figure.meaning(transfer.value, transfer.is_sure)} ({parts})."
         )
     return found

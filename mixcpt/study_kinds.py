@@ -220,7 +220,7 @@ def _chain(choice: Choice, documents: int) -> Parts:
     known = dict.fromkeys(choice.corpora)
     atlas = ["atlas"] if "builtin/atlas" in known else []
     then[-1]["evaluation.tasks"] = ["general", *atlas, *(f"probes:{corpus}" for corpus in known)]
-    own = _EQUAL_FIELD | {"evaluation.tasks": []}
+    own: dict[str, Any] = _EQUAL_FIELD | {"evaluation.tasks": []}
     return Parts(arms, [("CE + LSSD", "CE")], {"ce": CE, "ce-lssd": LSSD}, own, then=then)
 
 

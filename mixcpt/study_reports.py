@@ -10,18 +10,21 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixcpt import charts
+from mixcpt import charts, matrices
 from mixcpt.claim_cards import Card, as_parts, cards
 from mixcpt.claim_cards import as_markdown as card_markdown
 from mixcpt.columns import columns, differences_table
 from mixcpt.compare import Row, arm_of, summarise, tasks
 from mixcpt.errors import BadInput
 from mixcpt.figures import signed
+from mixcpt.matrices import ArmMatrix
 from mixcpt.notes import as_table, escape_for_files, fenced
 from mixcpt.plotting import Code, Heading, Part, Table, as_html
 from mixcpt.studies import Study
-from mixcpt.study_results import pairs_of, power, results
+from mixcpt.study_results import matrices_of, pairs_of, power, results
 from mixcpt.workspace import Workspace, now, write_atomic
+
+_MATRICES = "Every corpus after every stage, mean over seeds (bits per byte, and the difference to the base)"
 
 
 def parts(workspace: Workspace, study: Study) -> list[Part]:
@@ -38,6 +41,8 @@ def parts(workspace: Workspace, study: Study) -> list[Part]:
         differences_table(arms),
         measured_on(rows),
     ]
+    if chains := matrices_of(workspace, study):
+        told += [Heading(_MATRICES), charts.matrices_chart(chains), *_transfers(chains)]
     told += [Heading("Gain against forgetting"), charts.plane(on_plane(rows))]
     told += [Heading("Differences seed by seed"), charts.seeds(reference_first(study, rows))]
     if tasks(arms):
@@ -69,6 +74,12 @@ def to_markdown(workspace: Workspace, study: Study) -> str:
     ]
     blocks += ["\n".join(f"- {escape_for_files(sentence)}" for sentence in _sentences(found))]
     blocks += ["## The arms", _markdown(differences_table(arms)), escape_for_files(measured_on(rows))]
+    if chains := matrices_of(workspace, study):
+        blocks.append(f"## {_MATRICES}")
+        blocks += [
+            f"{escape_for_files(chain.title)}\n\n{as_table(_escaped(matrices.as_table(chain)))}" for chain in chains
+        ]
+        blocks.append("\n".join(f"- {escape_for_files(sentence)}" for sentence in _transfers(chains)))
     blocks += ["## Seed by seed", _markdown(_points(rows))]
     blocks += ["## How it was done", _markdown(_how(workspace, study)), fenced(_again(study), "bash"), "## Claim cards"]
     return "\n\n".join([*blocks, *(card_markdown(card).rstrip() for card in found)]) + "\n"
@@ -104,6 +115,11 @@ def _sentences(found: Sequence[Card]) -> list[str]:
     ]
 
 
+def _transfers(chains: Sequence[ArmMatrix]) -> list[str]:
+    """What came of each chain, in sentences."""
+    return [f"{chain.title}: {sentence}" for chain in chains for sentence in matrices.told(chain)]
+
+
 def on_plane(rows: Sequence[Row]) -> list[Row]:
     """The rows for the plane: without trails where the ends are of other measures than the ways there, and what was
     measured at another strength as a point of its own."""
@@ -122,9 +138,10 @@ def reference_first(study: Study, rows: Sequence[Row]) -> list[Row]:
 def measured_on(rows: Sequence[Row]) -> str:
     """Of what text the figures are, in a sentence."""
     if rows[0]["measured_by"] == "study":
+        field = " The field is the last corpus." if "average_gain" in rows[0] else ""
         return (
             "Gain, forgetting and KL were measured when all was done, on several kinds of general text; ± is the 95 % "
-            "interval of the mean over seeds."
+            f"interval of the mean over seeds.{field}"
         )
     return "Gain, forgetting and KL are those of the last measure of training; ± is the 95 % interval over seeds."
 
@@ -171,4 +188,8 @@ def _again(study: Study) -> str:
 
 
 def _markdown(table: Table) -> str:
-    return as_table([[escape_for_files(cell) for cell in line] for line in [table.columns, *table.rows]])
+    return as_table(_escaped([table.columns, *table.rows]))
+
+
+def _escaped(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[escape_for_files(cell) for cell in line] for line in lines]

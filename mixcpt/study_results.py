@@ -7,8 +7,10 @@ What this gives up: the spread is that of gain and forgetting as they were measu
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mixcpt import matrices, matrix
 from mixcpt.compare import Row, format_key, tasks, templates
 from mixcpt.comparison import rows_of
+from mixcpt.matrices import ArmMatrix
 from mixcpt.measured import Point, points
 from mixcpt.overview import RunSummary, overview
 from mixcpt.runs import Runs
@@ -32,16 +34,23 @@ def results(workspace: Workspace, study: Study) -> list[Row]:
     known = {row["run"]: {point.strength: point for point in points(Runs(workspace).get(row["run"]))} for row in rows}
     if not rows or not all(1.0 in found for found in known.values()):
         return [{**row, "title": row["arm"], "measured_by": "training"} for row in rows]
-    full = []
+    full, transfers = [], _transfers(workspace, study, [*known])
     for row in rows:
         own = known[row["run"]]
-        full.append(_measured(row, own[1.0]) | {"title": row["arm"], "measured_by": "study"})
+        whole = _measured(row, own[1.0]) | transfers.get(row["run"], {})
+        full.append(whole | {"title": row["arm"], "measured_by": "study"})
     for arm, strengths in study.strengths.items():
         for strength in strengths:
             for row in rows:
                 if row["arm"] == arm and strength in known[row["run"]]:
                     full.append(_weaker(row, known[row["run"]][strength], at_strength(arm, strength)))
     return full
+
+
+def _transfers(workspace: Workspace, study: Study, ids: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Of several corpora in turn what the chain comes to (`matrix.FIGURES`), by the run that it ends with."""
+    runs = [Runs(workspace).get(id) for id in ids] if study.recipe.then else []
+    return {run.id: matrix.figures(one) for run, one in zip(runs, matrix.matrices(runs), strict=True)}
 
 
 def _measured(row: Row, point: Point) -> Row:
@@ -59,6 +68,13 @@ def _weaker(row: Row, point: Point, name: str) -> Row:
         "arm": name, "title": name, "settings": f"{row['settings']} {name}", "measured_by": "study", "curve": [],
         "strength": point.strength,
     }  # fmt: skip
+
+
+def matrices_of(workspace: Workspace, study: Study) -> list[ArmMatrix]:
+    """Of several corpora in turn the forgetting matrices of the arms, over their seeds; none of one corpus."""
+    if not study.recipe.then:
+        return []
+    return matrices.arms([Runs(workspace).get(id) for id in last_runs(workspace, study)])
 
 
 def pairs_of(study: Study, arms: Sequence[Row]) -> list[tuple[Row, Row]]:

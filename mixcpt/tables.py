@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from mixcpt import spread
+from mixcpt import matrices, spread
 from mixcpt.chains import links, own
 from mixcpt.charts import CHARTS
 from mixcpt.compare import compare
@@ -57,7 +57,7 @@ def table(workspace: Workspace, chart: str, subjects: Sequence[str]) -> Table:
         return spread.TABLES[chart](open_selection(workspace, subjects[0]))
     runs = [Runs(workspace).get(id) for id in subjects]
     if CHARTS[chart].of == "runs":
-        return _questions(runs) if chart == "questions" else _reached(runs)
+        return _OF_RUNS.get(chart, _reached)(runs)
     if chart == "matrix":
         return as_table(matrix(runs[0]))
     if chart == "shares":
@@ -121,6 +121,20 @@ def _questions(runs: Sequence[Run]) -> Table:
             interval = f"{low:.0%} to {high:.0%}"
             lines.append((run.title, task, str(final["items"]), f"{before:.0%}", f"{after:.0%}", interval))
     return lines
+
+
+def _matrices(runs: Sequence[Run]) -> Table:
+    """The means of every arm, one below the other."""
+    lines: Table = []
+    for arm in matrices.arms(matrices.ends(runs)):
+        head, *rows = matrices.as_table(arm)
+        lines += [] if lines else [("arm", *head)]
+        lines += [(arm.title, *row) for row in rows]
+    return lines
+
+
+_OF_RUNS = {"questions": _questions, "matrices": _matrices}
+"""Of charts of several runs; of all others, what each run reached."""
 
 
 def _shares(run: Run) -> Table:

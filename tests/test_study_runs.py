@@ -13,7 +13,7 @@ from mixcpt import doctor, machine, study_runs, worker
 from mixcpt.cli import main
 from mixcpt.errors import BadInput, MixcptError
 from mixcpt.jobs import Jobs
-from mixcpt.matrix import matrices
+from mixcpt.matrices import arms
 from mixcpt.measured import points
 from mixcpt.mixture import prepare
 from mixcpt.runs import Run, Runs
@@ -169,8 +169,25 @@ def test_a_chain_is_trained_corpus_by_corpus_and_measured_on_all_of_them(
     chains = [[one.config.mixture.domain_sources() for one in run.chain()] for run in ends]
     assert chains == [[["field"], ["world"]]] * 4 and states(small_corpora, study) == ["done"] * 4
     assert len(Runs(small_corpora).all()) == 8
-    found = matrices(ends)
-    assert [one.missing for one in found] == [[]] * 4
+    first, second = arms(ends)
+    assert (first.title, first.seeds, first.missing) == ("CE", (0, 1), [])
+    rows = results(small_corpora, study)
+    back, ahead = first.figure("backward_transfer"), second.figure("forward_transfer")
+    assert back and ahead and [row["backward_transfer"] for row in rows[:2]] == [*back.points]
+    assert [row["forward_transfer"] for row in rows[2:]] == [*ahead.points]
+    report = (small_corpora.experiments / "tiny" / "report.md").read_text().replace("\\", "")
+    assert "## Every corpus after every stage" in report and "| 2. world |" in report
+    assert "CE: Backward transfer" in report and "backward transfer" in report.split("## Claim cards")[1]
+    assert "--then world" in report and "| Corpora, in turn | field, world |" in report
+    assert "CE + LSSD<br>minus CE" in (small_corpora.experiments / "tiny" / "report.html").read_text().replace(
+        "\\u003c", "<"
+    ).replace("\\u003e", ">")
+    monkeypatch.setenv("MIXCPT_HOME", str(small_corpora.root))
+    capsys.readouterr()
+    assert main(["matrix", "tiny"]) == 0
+    out = capsys.readouterr().out
+    assert "CE (seeds 0, 1)" in out and "CE + LSSD minus CE" in out
+    assert main(["study", "show", "tiny"]) == 0 and "of earlier corpora" in capsys.readouterr().out
     jobs = len(Jobs(small_corpora).all())
     do(small_corpora, study)
     assert len(Jobs(small_corpora).all()) == jobs
