@@ -9,6 +9,7 @@ from mixcpt.claims import claims, pairs_against
 from mixcpt.columns import HOW_TO_READ, differences_table
 from mixcpt.compare import Row, summarise, tasks, titled, with_curves
 from mixcpt.curves import MEASURES, title_of
+from mixcpt.diagnosis_table import in_short
 from mixcpt.errors import BadInput, MixcptError
 from mixcpt.findings import cautions, findings, leaders
 from mixcpt.plotting import Code, Heading, Part, Table, thinned
@@ -68,7 +69,8 @@ def as_html(workspace: Workspace, runs: Sequence[Run], domain_tokens: int | None
     the data, and the command that gives the figures again.
 
     Raises:
-        BadInput: a run has no measures yet, or none near so many tokens of the field.
+        BadInput: a run has no measures yet, or none near so many tokens of the field. Damaged: a file of a run is not
+            what it should be.
     """
     rows = with_curves(runs, domain_tokens)
     arms = summarise(rows)
@@ -87,6 +89,8 @@ def as_html(workspace: Workspace, runs: Sequence[Run], domain_tokens: int | None
     parts += [Heading("Differences to the base"), differences_table(arms), HOW_TO_READ]
     if tasks(arms):
         parts += [Heading("Questions"), charts.questions(arms)]
+    sentence, signs = in_short(workspace, rows)
+    parts += [Heading("Diagnosis"), sentence, *([signs] if signs.rows else [])]
     settings = settings_table(runs, rows)
     parts += [Heading("In which settings they differ"), settings if settings.rows else SAME_SETTINGS]
     parts += [Heading("Which runs and data"), _origins(runs, rows)]

@@ -1,4 +1,4 @@
-"""The written report of a study: question, answer in claims, table, charts, how it was done, and the commands.
+"""The written report of a study: question, answer in claims, table, charts, diagnosis, how it was done, the commands.
 
     experiments/<name>/report.html    stands alone, charts alive
     experiments/<name>/report.md      the same without charts
@@ -15,6 +15,7 @@ from mixcpt.claim_cards import Card, as_parts, cards
 from mixcpt.claim_cards import as_markdown as card_markdown
 from mixcpt.columns import columns, differences_table
 from mixcpt.compare import Row, arm_of, summarise, tasks
+from mixcpt.diagnosis_table import in_short
 from mixcpt.errors import BadInput
 from mixcpt.figures import signed
 from mixcpt.matrices import ArmMatrix
@@ -34,6 +35,7 @@ def parts(workspace: Workspace, study: Study) -> list[Part]:
         BadInput: no run is done yet.
     """
     rows, arms, found = _found(workspace, study)
+    sentence, signs = in_short(workspace, rows)
     told: list[Part] = [
         study.question,
         *_sentences(found),
@@ -50,6 +52,9 @@ def parts(workspace: Workspace, study: Study) -> list[Part]:
     told += [
         Heading("Seed by seed"),
         _points(rows),
+        Heading("Diagnosis"),
+        sentence,
+        *([signs] if signs.rows else []),
         Heading("How it was done"),
         _how(workspace, study),
         Code(_again(study)),
@@ -81,6 +86,8 @@ def to_markdown(workspace: Workspace, study: Study) -> str:
         ]
         blocks.append("\n".join(f"- {escape_for_files(sentence)}" for sentence in _transfers(chains)))
     blocks += ["## Seed by seed", _markdown(_points(rows))]
+    sentence, signs = in_short(workspace, rows)
+    blocks += ["## Diagnosis", escape_for_files(sentence), *([_markdown(signs)] if signs.rows else [])]
     blocks += ["## How it was done", _markdown(_how(workspace, study)), fenced(_again(study), "bash"), "## Claim cards"]
     return "\n\n".join([*blocks, *(card_markdown(card).rstrip() for card in found)]) + "\n"
 
