@@ -10,9 +10,9 @@ from mixcpt.columns import HOW_TO_READ, differences_table
 from mixcpt.compare import Row, summarise, tasks, titled, with_curves
 from mixcpt.curves import MEASURES, title_of
 from mixcpt.diagnosis_table import in_short
-from mixcpt.errors import BadInput, MixcptError
+from mixcpt.errors import MixcptError
 from mixcpt.findings import cautions, findings, leaders
-from mixcpt.plotting import Code, Heading, Part, Table, thinned
+from mixcpt.plotting import Code, Heading, Part, Table
 from mixcpt.runs import Run, Runs
 from mixcpt.settings_diff import SAME_SETTINGS, settings_table
 from mixcpt.stamps import Kept
@@ -27,8 +27,6 @@ class Refused:
     reason: str
 
 
-_POINTS = 200
-"""Of a curve so many are kept of each run."""
 _ROWS: Kept[Row] = Kept()
 _FILES = ("run.json", "labels.json", "metrics.jsonl", "results.json")
 
@@ -53,15 +51,9 @@ def rows_of(
 
 def _row_of(run: Run, domain_tokens: int | None) -> Row:
     def read() -> Row:
-        (row,) = with_curves([run], domain_tokens)
-        if row["tokens"] == 0:
-            raise BadInput(f"Run {run.id} was measured only before its training: wait for the next measure.")
-        return {**row, "curve": thinned(row["curve"], _POINTS)}
+        return summaries.read(run, domain_tokens) if domain_tokens else summaries.kept(run)
 
-    def kept() -> Row:
-        return read() if domain_tokens else summaries.kept(run, read)
-
-    return _ROWS.get((run.folder, domain_tokens), [str(run.folder / name) for name in _FILES], kept)
+    return _ROWS.get((run.folder, domain_tokens), [str(run.folder / name) for name in _FILES], read)
 
 
 def as_html(workspace: Workspace, runs: Sequence[Run], domain_tokens: int | None = None) -> str:

@@ -40,6 +40,8 @@ HANDLERS = {
     "export": "mixcpt.exporting:run_job",
     "study": "mixcpt.study_runs:run_job",
 }
+_TOLD = ("train", "evaluate")
+"""Kinds of jobs after which a run has other figures."""
 HEARTBEAT_SECONDS = 1.0
 STATUS_SECONDS = 0.5
 
@@ -141,6 +143,8 @@ def work(context: JobContext, handlers: str = "mixcpt.worker") -> int:
     bad_input = False
     try:
         state, message = "done", find_handler(job.kind, handlers)(context)
+        if job.kind in _TOLD and job.run:
+            keep_summary(context)
     except Interrupted as stop:
         state, message = stop.state, str(stop)
     except MixcptError as error:
@@ -150,6 +154,18 @@ def work(context: JobContext, handlers: str = "mixcpt.worker") -> int:
         state, message = "failed", f"{type(error).__name__}: {error} (details in the log)"
     context.end(state, message, bad_input)
     return int(state == "failed")
+
+
+def keep_summary(context: JobContext) -> None:
+    """Keep what a comparison needs of the job's run, so that the first look at it is quick. It saves time and nothing
+    else, so the job is done also where it fails; that is told in the log."""
+    from mixcpt import summaries
+    from mixcpt.runs import Runs
+
+    try:
+        summaries.kept(Runs(context.workspace).get(str(context.job.run)))
+    except Exception as problem:
+        context.say(f"no summary for comparisons was kept: {type(problem).__name__}: {problem}")
 
 
 def find_handler(kind: str, handlers: str) -> Handler:

@@ -380,7 +380,7 @@ def test_rows_for_a_page_refuse_single_runs_and_read_only_what_changed(
     assert [row["run"] for row in rows] == [good.id]
     assert [one.run for one in refused] == [waiting.id, only_base.id, "cpt-gone"]
     assert "only before its training" in refused[1].reason
-    monkeypatch.setattr("mixcpt.comparison.with_curves", lambda *given: pytest.fail("read again"))
+    monkeypatch.setattr("mixcpt.summaries.with_curves", lambda *given: pytest.fail("read again"))
     assert rows_of(workspace, [good.id]) == (rows, [])
     monkeypatch.undo()
     good.relabel(name="now called so")

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from made import made_child, made_run
 
-from mixcpt import comparison, summaries
+from mixcpt import comparison, summaries, worker
 from mixcpt.comparison import rows_of
+from mixcpt.jobs import Job, Jobs
 from mixcpt.plotting import per_line
 from mixcpt.runs import Run
 from mixcpt.workspace import Workspace
@@ -80,3 +81,44 @@ def test_points_on_the_way_are_never_kept(workspace: Workspace) -> None:
 def test_many_lines_share_their_points() -> None:
     # 12,000 points together: 400 each up to 30 lines, 40 of 300, never fewer than 12
     assert [per_line(lines) for lines in (1, 30, 60, 300, 5000)] == [400, 400, 200, 40, 12]
+
+
+def worker_ends(workspace: Workspace, run: Run, monkeypatch: pytest.MonkeyPatch, kind: str = "train") -> Job:
+    """A worker's job of this run whose handler has nothing left to do."""
+    job = Jobs(workspace).submit(kind, {}, run=run.id)
+    job.update(state="running")
+    monkeypatch.setattr(worker, "find_handler", lambda kind, handlers: lambda context: "nothing was left to do")
+    assert worker.work(worker.JobContext(workspace, job)) == 0
+    return job
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_the_worker_keeps_it_so_that_the_first_look_is_quick(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    run = made_run(workspace)
+    assert not (run.folder / summaries.NAME).exists()
+    worker_ends(workspace, run, monkeypatch, kind)
+    read = counted(run, monkeypatch)
+    (row,), refused = rows_of(workspace, [run.id])
+    assert read == [] and not refused and row["run"] == run.id and row["domain_gain"] == pytest.approx(0.38, abs=1e-3)
+
+
+def test_what_is_asked_later_is_told_at_the_next_look(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = made_run(workspace)
+    worker_ends(workspace, run, monkeypatch)
+    evaluation = run.results()["evaluation"]
+    evaluation["final"]["general"]["accuracy"] = 0.25
+    run.write_results("evaluation", evaluation)
+    (row,), _ = rows_of(workspace, [run.id])
+    assert row["general_accuracy"] == 0.25
+
+
+def test_a_job_is_done_also_where_no_summary_can_be_kept(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made_run(workspace, state="queued")
+    job = worker_ends(workspace, run, monkeypatch)
+    assert job.state == "done" and "no summary for comparisons was kept: BadInput" in capsys.readouterr().out
+    worker_ends(workspace, run, monkeypatch, "measure")
+    assert "no summary" not in capsys.readouterr().out, "measuring changes none of its figures"
