@@ -3,8 +3,8 @@
     python bench/overlay.py [--runs 300] [--points 2000]
 
 First is a look at runs that no worker has summarised, copied ones say, when every file is read whole; restarted is the
-first look of a new process, which finds the summaries that workers leave at a run's end; again is every later one, as pages do it at each click. Seconds of this
-process on the processor, so that other work on the machine counts little.
+first look of a new process, which finds the summaries that workers leave at a run's end; again is every later one, as
+pages do it at each click. Seconds of this process on the processor, so that other work on the machine counts little.
 """
 
 import argparse
