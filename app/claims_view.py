@@ -10,7 +10,7 @@ from app import show, state
 from app.pins import pin_button
 from app.words import plain, printable
 from mixcpt import charts, claim_cards
-from mixcpt.claim_table import figures, glance
+from mixcpt.claim_table import FEW, figures, glance
 from mixcpt.claims import Claim, Pair, claims, pairs_against
 from mixcpt.compare import Row
 from mixcpt.curves import title_of
@@ -30,8 +30,6 @@ _MEASURE = (
 )
 _MARKS = {True: ":green[:material/trending_up:]", False: ":red[:material/trending_down:]"}
 _OPEN = {"same": ":gray[:material/drag_handle:]", "hint": ":orange[:material/help:]"}
-_FEW = 2
-"""Pairs: of more, a table comes before the sentences."""
 
 
 def arm_against_arm(rows: Sequence[Row], arms: Sequence[Row], domain_tokens: int | None) -> None:
@@ -59,7 +57,7 @@ def claim_list(pairs: Sequence[Pair], domain_tokens: int | None, *, key: str, co
     """What is claimed of each pair, with the way to its card, and returned; of more than a few pairs first a table of
     all claims. `command` is that on the card, where it is not `mixcpt compare`."""
     told = claims(pairs, None if domain_tokens else state.workspace())
-    many = len(pairs) > _FEW
+    many = len(pairs) > FEW
     if many:
         _glance(told)
     with st.expander("In sentences, with a card for each pair", key=f"{key}_told") if many else st.container():

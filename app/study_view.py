@@ -55,28 +55,36 @@ def _grid(study: Study, drawn: str) -> None:
     if now != drawn or done != st.session_state.setdefault(f"study_done_{study.name}", done):
         st.session_state[f"study_done_{study.name}"] = done
         st.rerun()
+    if done == sum(map(len, lines)) and not (job and job.state in (*MOVING, "failed")):
+        with st.expander(f"{done} of {done} runs done", icon=":material/check_circle:", key="study_runs"):
+            _cells(study, lines)
+        return
     with st.container(border=True):
         _bar(study, job, lines)
-        head, *columns = st.columns([3, *[2] * len(study.choice.seeds)])
-        head.caption("Arm")
-        for column, seed in zip(columns, study.choice.seeds, strict=True):
-            column.caption(f"seed {seed}")
-        for line in lines:
-            head, *columns = st.columns([3, *[2] * len(line)], vertical_alignment="center")
-            head.markdown(plain(line[0].arm))
-            for column, cell in zip(columns, line, strict=True):
-                with column:
-                    _cell(cell)
+        _cells(study, lines)
+
+
+def _cells(study: Study, lines: list[list[Cell]]) -> None:
+    """A line an arm, a column a seed, each the way to its run."""
+    head, *columns = st.columns([3, *[2] * len(study.choice.seeds)])
+    head.caption("Arm")
+    for column, seed in zip(columns, study.choice.seeds, strict=True):
+        column.caption(f"seed {seed}")
+    for line in lines:
+        head, *columns = st.columns([3, *[2] * len(line)], vertical_alignment="center")
+        head.markdown(plain(line[0].arm))
+        for column, cell in zip(columns, line, strict=True):
+            with column:
+                _cell(cell)
 
 
 def _bar(study: Study, job: Job | None, lines: list[list[Cell]]) -> None:
+    """How far a study is that is not finished, with what stops it or lets it go on."""
     cells = [cell for line in lines for cell in line]
     done = sum(cell.state == "done" for cell in cells)
-    active, finished = bool(job and job.state in MOVING), done == len(cells)
-    resting = not active and (not finished or bool(job and job.state == "failed"))
-    far, button = st.columns([6, 1], vertical_alignment="center") if active or resting else (st, st)
+    far, button = st.columns([6, 1], vertical_alignment="center")
     far.progress(sum(cell.progress for cell in cells) / len(cells), text=f"{done} of {len(cells)} runs done")
-    if job and active:
+    if job and job.state in MOVING:
         stopping = job.requested() == "cancel"
         button.button(
             "Stopping" if stopping else "Stop", key="study_stop", icon=":material/stop_circle:", disabled=stopping,
@@ -85,11 +93,10 @@ def _bar(study: Study, job: Job | None, lines: list[list[Cell]]) -> None:
         if job.status.message:
             st.caption(plain(job.status.message))
         return
-    if resting:
-        button.button(
-            "Go on" if done or job else "Start", key="study_go_on", type="primary", icon=":material/play_arrow:",
-            on_click=_go_on, args=(study,), width="stretch", help="Finished runs are kept, stopped ones are resumed.",
-        )  # fmt: skip
+    button.button(
+        "Go on" if done or job else "Start", key="study_go_on", type="primary", icon=":material/play_arrow:",
+        on_click=_go_on, args=(study,), width="stretch", help="Finished runs are kept, stopped ones are resumed.",
+    )  # fmt: skip
     if job and job.state != "done" and job.status.message:
         (st.error if job.state == "failed" else st.info)(plain(job.status.message))
 

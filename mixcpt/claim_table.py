@@ -14,6 +14,8 @@ NOTE = (
     "First arm minus second. In brackets the 95 % interval over seeds; with one seed in common, over documents or "
     "questions. Better, worse: a difference after Holm's correction for all pairs. Same: within noise. Hint: one seed."
 )
+FEW = 2
+"""Pairs: of more, the table comes before the sentences, which would be too many to read."""
 _WORDS = {True: "better", False: "worse"}
 
 

@@ -51,9 +51,9 @@ def is_locked(path: Path) -> bool:
 
 
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-"""How threads that compute wait for each other, wherever nothing else was set: awake for some microseconds, then asleep.
-A step has ten thousand such waits. Asleep at once it took a fifth longer on a quiet machine; awake thirty times as long,
-it took three times as long as soon as anything else ran on the same cores (docs/engine.md, *Waiting threads*)."""
+"""How threads that compute wait for each other, wherever nothing else was set: awake for some microseconds, then
+asleep. A step has ten thousand such waits. Asleep at once it took a fifth longer on a quiet machine; awake thirty times
+as long, it took three times as long as soon as anything else ran on the same cores (docs/engine.md)."""
 
 
 def environment(workspace: Workspace) -> dict[str, str]:

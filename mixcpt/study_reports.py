@@ -13,6 +13,7 @@ from pathlib import Path
 from mixcpt import charts, matrices
 from mixcpt.claim_cards import Card, as_parts, cards
 from mixcpt.claim_cards import as_markdown as card_markdown
+from mixcpt.claim_table import FEW, glance
 from mixcpt.columns import columns, differences_table
 from mixcpt.compare import Row, arm_of, summarise, tasks
 from mixcpt.diagnosis_table import in_short
@@ -38,7 +39,7 @@ def parts(workspace: Workspace, study: Study) -> list[Part]:
     sentence, signs = in_short(workspace, rows)
     told: list[Part] = [
         study.question,
-        *_sentences(found),
+        *_answer(found),
         Heading("The arms"),
         differences_table(arms),
         measured_on(rows),
@@ -77,7 +78,9 @@ def to_markdown(workspace: Workspace, study: Study) -> str:
         escape_for_files(study.question),
         f"*Written {now()} by Mix-CPT Studio.*",
     ]
-    blocks += ["\n".join(f"- {escape_for_files(sentence)}" for sentence in _sentences(found))]
+    answer = _answer(found)
+    blocks.append("\n".join(f"- {escape_for_files(part)}" for part in answer if isinstance(part, str)))
+    blocks += [f"{_markdown(part)}\n\n{escape_for_files(part.note)}" for part in answer if isinstance(part, Table)]
     blocks += ["## The arms", _markdown(differences_table(arms)), escape_for_files(measured_on(rows))]
     if chains := matrices_of(workspace, study):
         blocks.append(f"## {_MATRICES}")
@@ -116,10 +119,17 @@ def cards_of(workspace: Workspace, study: Study, arms: Sequence[Row]) -> list[Ca
     return cards(workspace, pairs_of(study, arms), command=f"mixcpt study show {study.name}")
 
 
-def _sentences(found: Sequence[Card]) -> list[str]:
-    return [f"{claim.sentence()}." for card in found for claim in card.claims] or [
-        "No two arms that the question is about are done yet."
-    ]
+def _answer(found: Sequence[Card]) -> list[str | Table]:
+    """What is claimed, in sentences; of more than a few pairs only the differences in gain and forgetting, and a table
+    of all claims."""
+    told = [claim for card in found for claim in card.claims]
+    if not told:
+        return ["No two arms that the question is about are done yet."]
+    if len(found) <= FEW:
+        return [f"{claim.sentence()}." for claim in told]
+    sure = [claim for claim in told if claim.good is not None and claim.measure.key in ("domain_gain", "forgetting")]
+    sentences = [f"{claim.sentence()}." for claim in sure] or ["No two arms differ in gain or forgetting beyond noise."]
+    return [*sentences, glance([card.claims for card in found])]
 
 
 def _transfers(chains: Sequence[ArmMatrix]) -> list[str]:
@@ -132,7 +142,10 @@ def on_plane(rows: Sequence[Row]) -> list[Row]:
     measured at another strength as a point of its own."""
     if not rows or rows[0]["measured_by"] == "training":
         return list(rows)
-    return [{**row, "curve": [], "run": row["run"] if row["curve"] else f"{row['run']} {row['arm']}"} for row in rows]
+    return [
+        {**row, "curve": [], "run": row["run"] if row["curve"] else f"{row['run']}-{number}"}
+        for number, row in enumerate(rows)
+    ]
 
 
 def reference_first(study: Study, rows: Sequence[Row]) -> list[Row]:
