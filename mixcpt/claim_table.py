@@ -19,6 +19,17 @@ FEW = 2
 _WORDS = {True: "better", False: "worse"}
 
 
+def in_words(told: Sequence[Sequence[Claim]]) -> list[str | Table]:
+    """The claims of each pair (`claims.claims`) as sentences; of more than a few pairs only the differences in gain and
+    forgetting, and a table of all claims."""
+    every = [claim for own in told for claim in own]
+    if not every or len(told) <= FEW:
+        return [f"{claim.sentence()}." for claim in every]
+    sure = [claim for claim in every if claim.good is not None and claim.measure.key in ("domain_gain", "forgetting")]
+    sentences = [f"{claim.sentence()}." for claim in sure] or ["No two arms differ in gain or forgetting beyond noise."]
+    return [*sentences, glance(told)]
+
+
 def glance(told: Sequence[Sequence[Claim]], cell: Callable[[Claim], str] | None = None) -> Table:
     """The claims of each pair (`claims.claims`) as a table; what a pair was not measured in is a dash. `cell` writes a
     claim, as in "better: +0.123 (0.080 to 0.170)" when not given."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mixcpt import charts, summaries
+from mixcpt.claim_table import in_words
 from mixcpt.claims import claims, pairs_against
 from mixcpt.columns import HOW_TO_READ, differences_table
 from mixcpt.compare import Row, summarise, tasks, titled, with_curves
@@ -70,8 +71,7 @@ def as_html(workspace: Workspace, runs: Sequence[Run], domain_tokens: int | None
     runs_word = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     parts: list[Part] = [f"{runs_word}{point}. Written {now()} by Mix-CPT Studio.", Heading("What came out")]
     parts += [f"{finding.title} {finding.words}." for finding in [*findings(arms), *leaders(arms)]]
-    told = claims(pairs_against(arms), None if domain_tokens else workspace)
-    parts += [f"{claim.sentence()}." for own in told for claim in own]
+    parts += in_words(claims(pairs_against(arms), None if domain_tokens else workspace))
     parts += cautions(arms)
     parts += [Heading("Gain against forgetting"), charts.plane(rows)]
     for name, measure in MEASURES.items():

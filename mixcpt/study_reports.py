@@ -13,7 +13,7 @@ from pathlib import Path
 from mixcpt import charts, matrices
 from mixcpt.claim_cards import Card, as_parts, cards
 from mixcpt.claim_cards import as_markdown as card_markdown
-from mixcpt.claim_table import FEW, glance
+from mixcpt.claim_table import in_words
 from mixcpt.columns import columns, differences_table
 from mixcpt.compare import Row, arm_of, summarise, tasks
 from mixcpt.diagnosis_table import in_short
@@ -120,16 +120,7 @@ def cards_of(workspace: Workspace, study: Study, arms: Sequence[Row]) -> list[Ca
 
 
 def _answer(found: Sequence[Card]) -> list[str | Table]:
-    """What is claimed, in sentences; of more than a few pairs only the differences in gain and forgetting, and a table
-    of all claims."""
-    told = [claim for card in found for claim in card.claims]
-    if not told:
-        return ["No two arms that the question is about are done yet."]
-    if len(found) <= FEW:
-        return [f"{claim.sentence()}." for claim in told]
-    sure = [claim for claim in told if claim.good is not None and claim.measure.key in ("domain_gain", "forgetting")]
-    sentences = [f"{claim.sentence()}." for claim in sure] or ["No two arms differ in gain or forgetting beyond noise."]
-    return [*sentences, glance([card.claims for card in found])]
+    return in_words([card.claims for card in found]) or ["No two arms that the question is about are done yet."]
 
 
 def _transfers(chains: Sequence[ArmMatrix]) -> list[str]:
