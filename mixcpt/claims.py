@@ -211,11 +211,10 @@ class Claim:
         if self.over_items is None:
             return ["one seed: a hint, not a result" if self.seeds == 1 else "no seed in common: a hint, not a result"]
         items = self.over_items
+        over = f"{self._interval(sign, items.interval)} over {items.counted}"
+        told = f"the same on each of {items.counted}" if items.is_flat else over
         hint = ", so a hint" if self.verdict == "hint" else ""
-        return [
-            f"{self._interval(sign, items.interval)} over {items.counted}; one seed{hint}: this tells of these two "
-            f"runs on other {items.what}, not of other seeds"
-        ]
+        return [f"{told}; one seed{hint}: of these two runs on other {items.what}, not of other seeds"]
 
     def _interval(self, sign: int, interval: tuple[float, float]) -> str:
         low, high = sorted(sign * bound for bound in interval)

@@ -40,6 +40,11 @@ class Paired:
         return not low <= 0 <= high
 
     @property
+    def is_flat(self) -> bool:
+        """Whether no item differs, so that the interval has no width and says nothing of how sure that is."""
+        return self.difference == 0 and self.interval == (0, 0)
+
+    @property
     def counted(self) -> str:
         """On how many items it rests, in words."""
         return f"{self.items:,} {self.what}" + (", so few that it is too narrow" if self.items < FEW else "")

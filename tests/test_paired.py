@@ -141,7 +141,7 @@ def test_a_claim_of_one_seed_has_the_interval_over_documents(workspace: Workspac
     gain, forgetting, kl, _ = claims(pairs, workspace)[0]
     assert gain.sentence() == (
         "one gains 0.12 bits per byte more in the field than other (95 % 0.10 to 0.20 over 2 documents, so few that it "
-        "is too narrow; one seed, so a hint: this tells of these two runs on other documents, not of other seeds)"
+        "is too narrow; one seed, so a hint: of these two runs on other documents, not of other seeds)"
     )
     assert (gain.verdict, gain.good, gain.p) == ("hint", None, None)
     assert forgetting.over_items is None and forgetting.sentence().endswith("(difference 0.00 bits per byte, one seed: "
@@ -149,6 +149,16 @@ def test_a_claim_of_one_seed_has_the_interval_over_documents(workspace: Workspac
     assert kl.over_items is None
     on_the_way = claims(pairs)[0][0]
     assert on_the_way.over_items is None and on_the_way.difference == pytest.approx(0.2 * 0.950213, abs=1e-6)
+
+
+def test_where_no_item_differs_no_interval_is_told(workspace: Workspace, two: tuple[Run, Run]) -> None:
+    for run in two:
+        asked(run, "wells", [1.0] * 6 + [0.0] * 6)
+    own = claims(pairs_against(summarise(titled(compare([two[1], two[0]])))), workspace)[0]
+    assert own[-1].sentence() == (
+        "one and other answer the same share of the wells questions right within noise (difference 0.0 points, the "
+        "same on each of 12 questions; one seed: of these two runs on other questions, not of other seeds)"
+    )
 
 
 def test_where_the_interval_holds_zero_nothing_is_told(workspace: Workspace, two: tuple[Run, Run]) -> None:
@@ -160,8 +170,8 @@ def test_where_the_interval_holds_zero_nothing_is_told(workspace: Workspace, two
     assert gain.difference == pytest.approx(60 / 400) and gain.verdict == "same"
     assert gain.sentence() == (
         "one and other gain the same in the field within noise (difference 0.15 bits per byte, 95 % \N{MINUS SIGN}0.10 "
-        "to 0.90 over 2 documents, so few that it is too narrow; one seed: this tells of these two runs on other "
-        "documents, not of other seeds)"
+        "to 0.90 over 2 documents, so few that it is too narrow; one seed: of these two runs on other documents, not "
+        "of other seeds)"
     )
 
 
