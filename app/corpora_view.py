@@ -9,20 +9,13 @@ from app import show, state
 from app.pins import pin_button
 from app.words import count, moment, plain, printable, short, size
 from mixcpt import charts, shelf
-from mixcpt.builtin import SOURCES
+from mixcpt.builtin import GENERAL, SOURCES, WORDS
 from mixcpt.corpus import Corpus, corpus_names, list_corpora
 from mixcpt.errors import MixcptError
 from mixcpt.intake import MAX_LISTED
 from mixcpt.manifest import Manifest, RefusedItem, SplitInfo
 from mixcpt.palette import KIND_WORDS, KINDS
 
-BUILTIN = {
-    "builtin/atlas": "A fictional country. No model can know it, so what is learned of it can be measured.",
-    "builtin/replay": "General prose, to mix in against forgetting.",
-    "builtin/instructions": "General questions with answers, to mix in.",
-    "builtin/preferences": "General questions, each with a better and a worse answer.",
-    "builtin/general": "General prose that is never trained on: forgetting is measured on it.",
-}
 _LINES_NAMED = 3
 _LIST, _NAME, _PROBLEM = "corpora_list", "corpus", "corpora_delete_problem"
 _READER = ("corpora_view", "corpora_split", "corpora_document", "corpora_find", "corpora_part")
@@ -116,17 +109,22 @@ def all_corpora() -> None:
             "later what was learned.",
         )
     st.subheader("Built-in sources")
-    st.caption("Ready for every mixture. Each is made the first time a run or a preview uses it; then it opens here.")
     made = {one.name: one for one in manifests}
-    columns = st.columns(len(SOURCES))
-    for column, source in zip(columns, SOURCES, strict=True):
+    st.caption("Ready for every mixture. Each is made the first time a run or a preview uses it; then it opens here.")
+    _builtins([source for source in SOURCES if source not in GENERAL], made)
+    st.caption("General text of several kinds, to measure what a run forgets: all of it is held out.")
+    _builtins(list(GENERAL), made)
+
+
+def _builtins(sources: Sequence[str], made: dict[str, Manifest]) -> None:
+    for column, source in zip(st.columns(len(sources)), sources, strict=True):
         with column.container(border=True, height="stretch"):
             _builtin(source, made.get(source.replace("/", "-")))
 
 
 def _builtin(source: str, manifest: Manifest | None) -> None:
     st.markdown(f"**{plain(source)}**")
-    st.caption(BUILTIN[source])
+    st.caption(WORDS[source])
     if manifest:
         st.caption(f"{count(manifest.documents)} documents, {short(manifest.tokens)} tokens")
         st.button("Open", key=f"corpora_open_{manifest.name}", on_click=open_corpus, args=(manifest.name,))

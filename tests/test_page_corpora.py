@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.corpora_view import held_out_words
-from mixcpt import shelf, uploads
+from mixcpt import builtin, shelf, uploads
 from mixcpt.corpus import Corpus, corpus_names, ingest_records, list_corpora
 from mixcpt.drafts import Drafts
 from mixcpt.errors import BadCorpus, BadInput
@@ -53,7 +53,7 @@ def test_an_empty_shelf_says_what_to_bring(studio: Workspace) -> None:
     app = page()
     said = made.texts(app)
     assert "documents of your field" in said and "No corpus yet" in said
-    assert "A fictional country" in said
+    assert "a country that does not exist" in said
     assert "No file is chosen" in made.texts(add(app))
     assert orders(studio) == []
 
@@ -227,6 +227,18 @@ def test_the_list_and_the_way_into_a_corpus_and_back(shelved: Workspace) -> None
     assert [metric.value for metric in app.metric][:2] == ["documents", "40"]
     app.button(key="corpora_back").click().run()
     assert list(app.dataframe[0].value["Name"]) == ["field", "world"]
+
+
+def test_every_builtin_source_is_listed_and_opens_once_it_is_made(
+    studio: Workspace, tiny_tokenizer: TextTokenizer
+) -> None:
+    builtin.open_source(studio, "builtin/general-code", tiny_tokenizer)
+    app = page()
+    said = made.texts(app).replace("\\", "")
+    for source in {**builtin.SOURCES, **builtin.GENERAL}:
+        assert f"**{source}**" in said and builtin.WORDS[source] in said
+    app.button(key="corpora_open_builtin-general-code").click().run()
+    assert not app.exception and "### builtin-general-code" in made.texts(app).replace("\\", "")
 
 
 def test_a_corpus_that_is_not_there_is_said_so(shelved: Workspace) -> None:

@@ -130,7 +130,12 @@ WORDS = {
     "builtin/instructions": "General instructions with answers.",
     "builtin/preferences": "General questions with a better and a worse answer.",
     "builtin/general": "General prose that is only ever measured, so that forgetting is seen. Do not train on it.",
+    "builtin/general-web": "Texts as on web pages: guides, notices, questions. Only ever measured.",
+    "builtin/general-encyclopedic": "Entries as in an encyclopedia. Only ever measured.",
+    "builtin/general-code": "Programs, in several languages. Only ever measured.",
+    "builtin/general-dialogue": "Conversations. Only ever measured.",
 }
+"""What each of them is, in a sentence or two."""
 
 
 _MEASURED = {
