@@ -25,6 +25,9 @@ from mixcpt.workspace import Workspace
 FEW_TOKENS = 2_000
 MANY_EPOCHS = 20
 HIGH_RATE = 3e-3
+USUAL_RATE = 1e-3
+"""What tuning chose for every objective on abstracts; on the built-in atlas it chose twice as much
+(docs/experiments.md)."""
 
 
 def preflight(
@@ -58,6 +61,10 @@ class _Knowledge(Flight):
     def field(self) -> dict[str, Manifest]:
         wanted = self.stage.mixture.domain_sources()
         return {name: manifest for name, manifest in self.manifests.items() if name in wanted}
+
+    @cached_property
+    def has_own_field(self) -> bool:
+        return any(not name.startswith("builtin/") for name in self.stage.mixture.domain_sources())
 
     @cached_property
     def chain(self) -> list[Run]:
@@ -192,7 +199,14 @@ def _training(flight: _Knowledge) -> Iterator[Finding]:
             "warning",
             f"A learning rate of {stage.training.learning_rate:g} is high: the model may forget much or fall apart; "
             "1e-3 is usual for a small adapter.",
-            {"training.learning_rate": 1e-3},
+            {"training.learning_rate": USUAL_RATE},
+        )
+    elif stage.training.learning_rate > USUAL_RATE and flight.has_own_field:
+        yield Finding(
+            "note",
+            f"A learning rate of {stage.training.learning_rate:g} suits the built-in atlas. On real abstracts "
+            f"{USUAL_RATE:g} learned more, whatever held the model: take that, or let a study tune the rate.",
+            {"training.learning_rate": USUAL_RATE},
         )
     if stage.objective.retention != "none" and stage.objective.retention_weight == 0:
         yield Finding(

@@ -40,6 +40,7 @@ def ready(small_corpora: Workspace) -> Workspace:
 def stage_with(**changes: Any) -> Stage:
     sources = [{"source": "field", "share": 60, "domain": True}, {"source": "world", "share": 40}]
     plain = {"mixture__sources": sources, "evaluation__tasks": ["general"], "mixture__row_tokens": 64}
+    plain["training__learning_rate"] = 1e-3
     return stage_of(**plain | changes)
 
 
@@ -64,6 +65,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "read too often": ({"mixture__budget_tokens": 1_000_000}, "far more often than helps", "warning"),
     "high rate": ({"training__learning_rate": 0.01}, "is high", "warning"),
+    "the atlas' rate for a field of one's own": ({"training__learning_rate": 2e-3}, "suits the built-in atlas", "note"),
     "long rows": ({"mixture__row_tokens": 512}, "look at 256 at most", "stop"),
     "no weight": ({"objective__retention_weight": 0.0}, "does nothing", "warning"),
     "no domain measure": ({"measures__domain_tokens": 0}, "gain in the field", "warning"),
