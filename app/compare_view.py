@@ -12,7 +12,7 @@ from app.compare_chooser import Choice
 from app.pins import heading
 from app.words import plain, printable
 from mixcpt import charts, columns, comparison
-from mixcpt.compare import Row, summarise, tasks
+from mixcpt.compare import Row, summarise, tasks, templates
 from mixcpt.findings import cautions, findings, leaders
 from mixcpt.multiples_chart import MOST
 from mixcpt.runs import Run
@@ -100,9 +100,15 @@ def _multiples(rows: Sequence[Row], arms: Sequence[Row]) -> None:
 
 
 def differences(arms: Sequence[Row], *, key: str) -> None:
-    """The table of arms: what each gained, forgot and answered, against the base."""
+    """The tables of arms: what each gained, forgot and answered, against the base, and the form of its answers."""
     st.subheader("Differences to the base", anchor=False, help=columns.HOW_TO_READ)
-    shown = columns.columns(arms)
+    _table(arms, columns.columns(arms), key)
+    if formats := columns.format_columns(arms):
+        st.subheader(columns.FORMATS, anchor=False, help=columns.HOW_TO_READ_FORMATS)
+        _table([arm for arm in arms if templates([arm])], formats, f"{key}_formats")
+
+
+def _table(arms: Sequence[Row], shown: Sequence[columns.Column], key: str) -> None:
     data: dict[str, list[Any]] = {
         "title": [printable(arm["title"]) for arm in arms],
         "seeds": [", ".join(map(str, arm["seeds"])) for arm in arms],

@@ -6,7 +6,7 @@ What this gives up: how sure a claim is beyond its interval; that is told by its
 from collections.abc import Callable, Sequence
 
 from mixcpt.claims import Claim
-from mixcpt.columns import columns
+from mixcpt.columns import columns, format_columns
 from mixcpt.figures import signed
 from mixcpt.plotting import Table
 
@@ -35,7 +35,8 @@ def glance(told: Sequence[Sequence[Claim]], cell: Callable[[Claim], str] | None 
     claim, as in "better: +0.123 (0.080 to 0.170)" when not given."""
     write = cell or (lambda claim: f"{_word(claim)}: {figures(claim)}")
     keys = list(dict.fromkeys(claim.measure.key for own in told for claim in own))
-    titles = {column.key: column.title for column in columns([dict.fromkeys(keys)])}
+    arms = [dict.fromkeys(keys)]
+    titles = {column.key: column.title for column in [*columns(arms), *format_columns(arms)]}
     units = {claim.measure.key: claim.measure.unit for own in told for claim in own}
     heads = ["Arms", *(f"{titles.get(key, key)} ({units[key]})" for key in keys)]
     lines = []

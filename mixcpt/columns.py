@@ -17,6 +17,13 @@ from mixcpt.evaluated import CHECKS
 from mixcpt.figures import signed
 from mixcpt.plotting import Table
 
+FORMATS = "Form of the answers"
+HOW_TO_READ_FORMATS = (
+    "Held-out prompts are answered in a chat template. An answer is well formed when it ends by itself, keeps to the "
+    "template (no marks of turns or roles in it), and has from half to twice as many tokens as the reference answer. "
+    "The loss says how unlikely the reference answers are, in nats per token: less is surer. Whether answers are right "
+    "is not looked at."
+)
 HOW_TO_READ = (
     "Every figure is a difference to the base, the model before any training. Gain is how many bits per byte fewer the "
     "model needs for held-out text of the field: more is better. Forgetting is how many more it needs for general "
@@ -67,11 +74,15 @@ _CHECK_HELP = {
 
 
 def columns(arms: Sequence[Row]) -> list[Column]:
-    """The columns that any of the arms has a figure for, those of question sets and of the format included."""
+    """The columns that any of the arms has a figure for, those of question sets included."""
     questions = [_of_questions(arms, task) for task in tasks(arms)]
-    formats = [column for template in templates(arms) for column in _of_format(arms, template)]
-    every = [*_FIRST, *_OF_CHAINS, *questions, *formats, *_LAST]
+    every = [*_FIRST, *_OF_CHAINS, *questions, *_LAST]
     return [column for column in every if any(column.key in arm for arm in arms)]
+
+
+def format_columns(arms: Sequence[Row]) -> list[Column]:
+    """Those of a table of its own: how answers are formed, in each template that any of the arms was asked in."""
+    return [column for template in templates(arms) for column in _of_format(arms, template)]
 
 
 def _of_questions(arms: Sequence[Row], task: str) -> Column:
@@ -112,8 +123,17 @@ def _of_how_many(arms: Sequence[Row], key: str) -> str:
 
 
 def differences_table(arms: Sequence[Row]) -> Table:
-    """A line an arm, a column a figure."""
-    shown = columns(arms)
+    """A line an arm, a column a figure: what each gained, forgot and answered."""
+    return _table(arms, columns(arms))
+
+
+def formats_table(arms: Sequence[Row]) -> Table | None:
+    """The same of the format of answers; None where nobody asked for it."""
+    shown = format_columns(arms)
+    return _table([arm for arm in arms if templates([arm])], shown) if shown else None
+
+
+def _table(arms: Sequence[Row], shown: Sequence[Column]) -> Table:
     heads = ["Arm", "Seeds", *(f"{column.title} ({column.unit})" for column in shown)]
     lines = [
         [title_of(arm), ", ".join(map(str, arm["seeds"])), *(_in_table(arm, column) for column in shown)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mixcpt import charts, summaries
 from mixcpt.claim_table import in_words
 from mixcpt.claims import claims, pairs_against
-from mixcpt.columns import HOW_TO_READ, differences_table
+from mixcpt.columns import FORMATS, HOW_TO_READ, HOW_TO_READ_FORMATS, differences_table, formats_table
 from mixcpt.compare import Row, summarise, tasks, titled, with_curves
 from mixcpt.curves import MEASURES, title_of
 from mixcpt.diagnosis_table import in_short
@@ -79,6 +79,8 @@ def as_html(workspace: Workspace, runs: Sequence[Run], domain_tokens: int | None
     if len(arms) > 1:
         parts += [Heading("Each arm by itself"), charts.multiples(rows)]
     parts += [Heading("Differences to the base"), differences_table(arms), HOW_TO_READ]
+    if formats := formats_table(arms):
+        parts += [Heading(FORMATS), formats, HOW_TO_READ_FORMATS]
     if tasks(arms):
         parts += [Heading("Questions"), charts.questions(arms)]
     sentence, signs = in_short(workspace, rows)

@@ -14,7 +14,7 @@ from mixcpt import charts, matrices
 from mixcpt.claim_cards import Card, as_parts, cards
 from mixcpt.claim_cards import as_markdown as card_markdown
 from mixcpt.claim_table import in_words
-from mixcpt.columns import columns, differences_table
+from mixcpt.columns import FORMATS, HOW_TO_READ_FORMATS, columns, differences_table, formats_table
 from mixcpt.compare import Row, arm_of, summarise, tasks
 from mixcpt.diagnosis_table import in_short
 from mixcpt.errors import BadInput
@@ -48,6 +48,8 @@ def parts(workspace: Workspace, study: Study) -> list[Part]:
         told += [Heading(_MATRICES), charts.matrices_chart(chains), *_transfers(chains)]
     told += [Heading("Gain against forgetting"), charts.plane(on_plane(rows))]
     told += [Heading("Differences seed by seed"), charts.seeds(reference_first(study, rows))]
+    if formats := formats_table(arms):
+        told += [Heading(FORMATS), formats, HOW_TO_READ_FORMATS]
     if tasks(arms):
         told += [Heading("Questions"), charts.questions([arm for arm in arms if "general_accuracy" in arm])]
     told += [
@@ -88,6 +90,8 @@ def to_markdown(workspace: Workspace, study: Study) -> str:
             f"{escape_for_files(chain.title)}\n\n{as_table(_escaped(matrices.as_table(chain)))}" for chain in chains
         ]
         blocks.append("\n".join(f"- {escape_for_files(sentence)}" for sentence in _transfers(chains)))
+    if formats := formats_table(arms):
+        blocks += [f"## {FORMATS}", _markdown(formats), escape_for_files(HOW_TO_READ_FORMATS)]
     blocks += ["## Seed by seed", _markdown(_points(rows))]
     sentence, signs = in_short(workspace, rows)
     blocks += ["## Diagnosis", escape_for_files(sentence), *([_markdown(signs)] if signs.rows else [])]

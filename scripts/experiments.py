@@ -19,7 +19,7 @@ from playwright.sync_api import Browser
 
 from mixcpt import charts, study_reports
 from mixcpt.claim_table import glance
-from mixcpt.columns import differences_table
+from mixcpt.columns import differences_table, formats_table
 from mixcpt.compare import summarise
 from mixcpt.notes import as_table, escape_for_files
 from mixcpt.plotting import Table
@@ -46,7 +46,8 @@ def told(workspace: Workspace, study: Study, browser: Browser) -> str:
     }
     report = FOLDER / f"{study.name}.md"
     report.write_text(study_reports.to_markdown(workspace, study), encoding="utf-8")
-    parts = [markdown(differences_table(arms))]
+    tables = [differences_table(arms), formats_table(arms)]
+    parts = [markdown(table) for table in tables if table]
     for name, (title, figure) in drawings.items():
         path = FOLDER / f"{study.name}-{name}.svg"
         path.write_text(as_svg(figure, browser), encoding="utf-8")

@@ -5,15 +5,21 @@ import io
 from typing import Any
 
 import pytest
+from made import made_run
 
 from mixcpt.claims import claims, pairs_against
-from mixcpt.columns import as_csv, as_text, columns, differences_table
+from mixcpt.columns import as_csv, as_text, differences_table, format_columns, formats_table
 from mixcpt.compare import compare, domain_share, summarise, titled, with_curves
+from mixcpt.comparison import as_html
 from mixcpt.errors import BadInput
 from mixcpt.runs import Run, Runs
 from mixcpt.settings import override, validate
 from mixcpt.settings_diff import config_diff
 from mixcpt.stages import Stage
+from mixcpt.studies import make as make_study
+from mixcpt.studies import save
+from mixcpt.study_kinds import Choice
+from mixcpt.study_reports import to_html, to_markdown
 from mixcpt.workspace import Workspace
 
 STAGE = validate(
@@ -300,15 +306,27 @@ def test_the_format_of_answers_is_told_with_items_and_intervals(workspace: Works
 
 def test_the_format_of_answers_has_columns(workspace: Workspace) -> None:
     arms = summarise(titled(compare([formed(make(workspace, CURVE), SHARES)])))
-    table = differences_table(arms)
+    table = formats_table(arms)
+    assert table and not any("alpaca" in head for head in differences_table(arms).columns)
     told = dict(zip(table.columns, table.rows[0], strict=True))
     assert told["Well formed, alpaca (answers of 8)"] == "50% (25% to 75%)"
     assert told["Keeps to the template, alpaca (answers of 8)"] == "100% (75% to 125%)"
     assert told["Loss of references, alpaca (nats/token)"] == "1.500"
-    seen = {column.key: column.help for column in columns(arms)}
+    seen = {column.key: column.help for column in format_columns(arms)}
     assert "in the template alpaca" in seen["format_alpaca_ended"]
+    assert formats_table(summarise(titled(compare([make(workspace, CURVE, arm="unasked")])))) is None
     text = as_text(arms)
     assert "format of answers in the template alpaca" in text and "50% (25% to 75%)" in text
+
+
+def test_pages_to_take_along_have_a_table_of_the_format(workspace: Workspace) -> None:
+    study = make_study(workspace, "lssd", Choice(seeds=[0], tune=False), name="mine")
+    save(workspace, study)
+    runs = [formed(made_run(workspace, experiment="mine", arm="LSSD on"), SHARES)]
+    page, report = as_html(workspace, runs), to_markdown(workspace, study)
+    assert "<h2>Form of the answers</h2>" in page and "Well formed, alpaca (answers of 8)" in page
+    assert "## Form of the answers" in report and "| LSSD on | 0 | 50% (25% to 75%) |" in report.replace("\\", "")
+    assert to_html(workspace, study).count("<h2>Form of the answers</h2>") == 1
 
 
 def test_columns_of_several_seeds_have_the_spread_over_them(workspace: Workspace) -> None:
@@ -318,7 +336,8 @@ def test_columns_of_several_seeds_have_the_spread_over_them(workspace: Workspace
     ]
     (arm,) = summarise(titled(compare(runs)))
     # deviation sqrt(0.125), over sqrt(2) gives 0.25; t(1) = 12.706: 318 points
-    table = differences_table([arm])
+    table = formats_table([arm])
+    assert table
     told = dict(zip(table.columns, table.rows[0], strict=True))
     assert told["Well formed, own (answers of 8)"] == "50% ± 318%"
     assert "in the model's own template" in as_text([arm])

@@ -61,9 +61,9 @@ def test_the_table_tells_the_format_of_answers_with_its_interval(runs: list[Run]
     runs[0].write_results(
         "evaluation", evaluation | {"format": {"alpaca": {"base": side, "final": side, "gain": gain}}}
     )
-    table = compared(*runs).dataframe[0].value
-    assert list(table["format_alpaca_well_formed"])[:1] == [0.5]
-    assert list(table["format_alpaca_well_formed_items"]) == ["25% to 75%", ""]
+    table, formats = (frame.value for frame in compared(*runs).dataframe[:2])
+    assert list(formats["title"]) == ["mixture"] and list(formats["format_alpaca_well_formed"]) == [0.5]
+    assert list(formats["format_alpaca_well_formed_items"]) == ["25% to 75%"]
     assert list(table["general_accuracy_items"]) == ["74% to 92%"] * 2
 
 
