@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from mixcpt import remedies
 from mixcpt.chains import own
-from mixcpt.evidence import LEAST_STEPS, LEAST_TOKENS, TOLERANCE, Case, Change, Sign
+from mixcpt.evidence import LEAST_STEPS, LEAST_TOKENS, TOLERANCE, Case, Change, Sign, about
 from mixcpt.figures import signed
 from mixcpt.stages import Stage
 
@@ -31,11 +31,9 @@ _OVERTRAINED = Sign(
 )
 
 
-def overtrained(case: Case) -> Sign:
+@about(_OVERTRAINED, Stage)
+def overtrained(case: Case, stage: Stage) -> Sign:
     """Training loss falls, held-out loss of the field rises from its best point, after many times through the text."""
-    stage = case.stage
-    if not isinstance(stage, Stage):
-        return replace(_OVERTRAINED, state="elsewhere")
     points = [
         (point["tokens"], point["measure"]["domain_bits_per_byte"])
         for point in own(case.curve)

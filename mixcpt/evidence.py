@@ -5,10 +5,10 @@ No torch: it reads files. Figures of the curve rest on little text and have no i
 (`mixcpt measure`) that counts instead.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, wraps
+from typing import Any, Literal, TypeVar
 
 from mixcpt import evaluated, measured
 from mixcpt.claims import NOISE
@@ -28,6 +28,7 @@ TOLERANCE = 0.05
 
 State = Literal["found", "absent", "unknown", "elsewhere"]
 Settings = dict[str, Any]
+S = TypeVar("S", bound=AnyStage)
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,20 @@ class Case:
         """The sources as they were really read."""
         found: list[Record] = self.run.results().get("training", {}).get("mixture", {}).get("sources", [])
         return found
+
+
+def about(sign: Sign, kind: type[S]) -> Callable[[Callable[[Case, S], Sign]], Callable[[Case], Sign]]:
+    """Makes a rule of one that is about stages of this kind alone and is given the stage; of other runs it says that
+    `sign` is elsewhere."""
+
+    def rule_of(rule: Callable[[Case, S], Sign]) -> Callable[[Case], Sign]:
+        @wraps(rule)
+        def of_case(case: Case) -> Sign:
+            return rule(case, case.stage) if isinstance(case.stage, kind) else replace(sign, state="elsewhere")
+
+        return of_case
+
+    return rule_of
 
 
 def told(taken: Taken, what: str) -> str:

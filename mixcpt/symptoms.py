@@ -25,6 +25,7 @@ from mixcpt.evidence import (
     Case,
     Sign,
     State,
+    about,
     about_field,
     asked,
     field_gain,
@@ -146,10 +147,9 @@ _UNUSABLE = Sign(
 )
 
 
-def unusable(case: Case) -> Sign:
+@about(_UNUSABLE, Stage)
+def unusable(case: Case, stage: Stage) -> Sign:
     """The field's held-out text is gained, questions about the field are flat."""
-    if isinstance(case.stage, Sft):
-        return replace(_UNUSABLE, state="elsewhere")
     gain, words = field_gain(case)
     lines = [line for line in about_field(case) if line.base < 1 - USABLE]
     seen = (*([words] if words else []), *map(asked, lines))
@@ -184,11 +184,9 @@ _FORMAT = Sign(
 )
 
 
-def format(case: Case) -> Sign:
+@about(_FORMAT, Sft)
+def format(case: Case, stage: Sft) -> Sign:
     """Of SFT and DPO: knowledge of the field lost since the run before, or a form that other templates pay for."""
-    stage = case.stage
-    if not isinstance(stage, Sft):
-        return replace(_FORMAT, state="elsewhere")
     verdicts = [_field_lost(case), *_questions_lost(case), *_templates_lost(case)]
     seen = tuple(words for _, words in verdicts if words)
     if any(state == "found" for state, _ in verdicts):

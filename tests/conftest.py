@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,33 @@ def small_corpora(workspace: Workspace, tiny_tokenizer: TextTokenizer) -> Worksp
         records = [Record(kind="documents", text=PROSE.format(f"place {place}"), file="test") for place in places]
         ingest_records(workspace, name, records, files=[], tokenizer=tiny_tokenizer)
     return workspace
+
+
+Cli = Callable[..., tuple[int, str, str]]
+"""The command line: takes its arguments, gives exit code, stdout and stderr."""
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """The command line in this process."""
+    from mixcpt.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def home(small_corpora: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """The workspace of `small_corpora` as that of the command line, whose jobs run inside this process."""
+    from in_process import InProcess
+    from test_machine import PLAIN
+
+    from mixcpt import machine, supervisor
+
+    monkeypatch.setenv("MIXCPT_HOME", str(small_corpora.root))
+    monkeypatch.setattr(supervisor, "Supervisor", InProcess)
+    machine.keep(small_corpora, PLAIN)
+    return small_corpora

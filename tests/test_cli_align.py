@@ -1,43 +1,18 @@
 """`mixcpt align`: the run, its refusals, and what the trainer would read, with a tiny model that really trains."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from in_process import InProcess
+from conftest import Cli
 from made import made_chain, made_child, made_run, stage_of
-from test_machine import PLAIN
 
-from mixcpt import machine, supervisor
-from mixcpt.cli import main
 from mixcpt.jobs import Jobs
 from mixcpt.runs import Runs
 from mixcpt.settings import to_yaml
 from mixcpt.stages import Dpo, Sft, follow
 from mixcpt.workspace import Workspace
-
-Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-@pytest.fixture
-def home(small_corpora: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A workspace with the corpora field and world, whose jobs run inside this process."""
-    monkeypatch.setenv("MIXCPT_HOME", str(small_corpora.root))
-    monkeypatch.setattr(supervisor, "Supervisor", InProcess)
-    machine.keep(small_corpora, PLAIN)
-    return small_corpora
 
 
 def settings(model: Path) -> list[str]:

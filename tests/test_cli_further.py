@@ -1,43 +1,19 @@
 """`mixcpt continue` with a tiny model that really trains, and `mixcpt matrix --measure` over what it made."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Cli
 from in_process import InProcess
 from made import made_run
-from test_machine import PLAIN
 from tiny import recipe
 
-from mixcpt import machine, supervisor
-from mixcpt.cli import main
 from mixcpt.jobs import Jobs
 from mixcpt.runs import Run, Runs
 from mixcpt.settings import override
 from mixcpt.submission import submit_run
 from mixcpt.workspace import Workspace
-
-Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = main(arguments)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-@pytest.fixture
-def home(small_corpora: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A workspace with the corpora field and world, whose jobs run inside this process."""
-    monkeypatch.setenv("MIXCPT_HOME", str(small_corpora.root))
-    monkeypatch.setattr(supervisor, "Supervisor", InProcess)
-    machine.keep(small_corpora, PLAIN)
-    return small_corpora
 
 
 @pytest.fixture
