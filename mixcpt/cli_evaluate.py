@@ -30,9 +30,9 @@ def add(commands: Any) -> None:
 def evaluate(workspace: Workspace, options: argparse.Namespace) -> int:
     from mixcpt import evaluated
     from mixcpt.cli_do import Follower
-    from mixcpt.evaluation import refusals
     from mixcpt.submission import finish
     from mixcpt.supervisor import Supervisor
+    from mixcpt.transcript import refusals
 
     run = Runs(workspace).get(options.run)
     ask = _ask(options)

@@ -1,4 +1,5 @@
-"""Questions asked of the base and of a finished run, by lm-eval, and the format of their answers; kept with the run.
+"""Questions asked of the base and of a finished run, by lm-eval, and the format of their answers; `mixcpt.transcript`
+keeps what came of it.
 
 Base and run are asked alike, under the precision that the run was trained in. The tasks are kept in the run, so the
 plain `lm_eval` command can ask the same, and gets the same numbers (`mixcpt.tasks`).
@@ -10,53 +11,34 @@ says: there the neighbours in a batch change the last digits, and with them, now
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixcpt import answers, contamination, instructed, official, probe_sets
+from mixcpt import contamination, probe_sets
 from mixcpt.answers import Answered
 from mixcpt.builtin import open_source
 from mixcpt.config import EvaluationConfig
 from mixcpt.errors import BadInput, Unavailable
-from mixcpt.grading import Asked, Heard, Score, answered, ask, ours, theirs
+from mixcpt.grading import Asked, Heard, Score, answered, ours, theirs
 from mixcpt.modelstore import ensure_model
 from mixcpt.prompts import base_of, ends_of, form_of, set_out
-from mixcpt.questions import BUILTIN_SETS, Question, about, question_sets
+from mixcpt.questions import question_sets
 from mixcpt.runs import Run, Runs
 from mixcpt.settings import override
-from mixcpt.statistics import paired_interval
-from mixcpt.tasks import SAMPLES, lm_eval_commands, write_tasks
 from mixcpt.templates import NAMED, OWN, choose_template
 from mixcpt.tokens import TextTokenizer
+from mixcpt.transcript import FORMAT, Answers, Transcript, refusals, scores_in_short, templates_of
 from mixcpt.workspace import Workspace, now, read_json, write_json
 
 if TYPE_CHECKING:
     from mixcpt.format import Exam
     from mixcpt.worker import JobContext
 
-__all__ = [
-    "BUILTIN_SETS",
-    "Score",
-    "answered",
-    "ask",
-    "batch_size",
-    "evaluate",
-    "question_sets",
-    "refusals",
-    "run_job",
-    "scores_in_short",
-    "write_tasks",
-]
-
 Progress = Callable[[float | None, str], None]
 Check = Callable[[], None]
-Answers = tuple[Score, list[Question]]
-"""A score, and the questions as they were asked."""
-FORMAT = "format"
-"""Section of the evaluation with the format measure, and how its answers are called."""
 
 
 def batch_size(config: EvaluationConfig, precision: str) -> int:
@@ -113,10 +95,10 @@ class _Evaluation:
             final = self._ask([one for one in asked if one.name in base], self._ask_run, 0.4, 0.75)
         formats = {name: self._examine(name, exam) for name, exam in self._exams().items()}
         asked = [one for one in asked if one.name in final]
-        self._keep(asked, base, final, {name: rows for name, (_, rows) in formats.items()})
+        transcript = Transcript(self.run, asked, base, final, formats, self.probes, self.unavailable, self._how())
+        transcript.keep(self.sets)
         seen = self._look_for([one.name for one in asked])
-        found = self._merged(asked, base, final, {name: counted for name, (counted, _) in formats.items()}, seen)
-        self.run.write_results("evaluation", found)
+        self.run.write_results("evaluation", transcript.section(self.workspace, seen))
         written: dict[str, Any] = self.run.results()["evaluation"]
         return written
 
@@ -279,109 +261,6 @@ class _Evaluation:
             "batch_size": self.batch_size,
         }
 
-    def _keep(
-        self,
-        asked: Sequence[Asked],
-        base: dict[str, Answers],
-        final: dict[str, Answers],
-        formats: dict[str, list[Answered]],
-    ) -> None:
-        """The tasks and the answers, beside the results."""
-        folder = self.run.folder / "tasks"
-        write_tasks(self.sets, folder)
-        path = folder / SAMPLES
-        chosen: dict[str, list[int]] = read_json(path) if path.exists() else {}
-        chosen = {name: indices for name, indices in chosen.items() if name not in {one.name for one in asked}}
-        chosen |= {one.name: one.chosen for one in asked if one.chosen is not None}
-        path.unlink(missing_ok=True)
-        if chosen:
-            write_json(path, chosen)
-        for one in asked:
-            answers.write(self.run, one.name, _side_by_side(base[one.name][0], *final[one.name]))
-        for name, rows in formats.items():
-            answers.write(self.run, f"{FORMAT}.{name}", rows)
-
-    def _merged(
-        self,
-        asked: Sequence[Asked],
-        base: dict[str, Answers],
-        final: dict[str, Answers],
-        formats: dict[str, dict[str, Any]],
-        seen: dict[str, dict[str, Any]],
-    ) -> dict[str, Any]:
-        """The section as it was, with what was asked now in its place."""
-        before: dict[str, Any] = self.run.results().get("evaluation", {})
-        how = self._how()
-        new: dict[str, dict[str, Any]] = {
-            "base": {one.name: base[one.name][0].kept() for one in asked},
-            "final": {one.name: final[one.name][0].kept() for one in asked},
-            "gain": {one.name: _gain(one, base[one.name][0], final[one.name][0]) for one in asked},
-            "asked": {one.name: {**how, **self._facts(one), "lm_eval": version("lm_eval")} for one in asked},
-            "contamination": seen,
-            FORMAT: {name: {**counted, **how} for name, counted in formats.items()},
-        }
-        found = {part: {**before.get(part, {}), **values} for part, values in new.items()}
-        unavailable = self._still_unavailable(before.get("unavailable", {}), new["asked"], formats)
-        commands = lm_eval_commands(self.workspace, self.run, found["asked"])
-        whole = {"finished": how["finished"], "precision": how["precision"], **found}
-        return {**whole, "unavailable": unavailable, "commands": commands}
-
-    def _facts(self, one: Asked) -> dict[str, Any]:
-        return one.facts() | ({"probes": self.probes[one.name]} if one.name in self.probes else {})
-
-    def _still_unavailable(
-        self, before: dict[str, str], asked: Collection[str], formats: Collection[str]
-    ) -> dict[str, str]:
-        made = {probe_sets.unavailable_name(facts["corpus"]) for facts in self.probes.values()}
-        had = {*asked, *(f"{FORMAT} {name}" for name in formats), *made}
-        return {name: why for name, why in {**before, **self.unavailable}.items() if name not in had}
-
-
-def _gain(one: Asked, base: Score, final: Score) -> dict[str, Any]:
-    """`difference` and its 95 % `interval`; of open questions also those of exact answers, under `exact`."""
-    subjects = about(one.questions) if one.questions else None
-
-    def gained(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
-        difference = (sum(after) - sum(before)) / len(after)
-        return {"difference": difference, "interval": paired_interval(before, after, subjects)}
-
-    gain = gained(base.correct, final.correct)
-    if base.exact and final.exact:
-        gain["exact"] = gained(base.exact["correct"], final.exact["correct"])
-    return gain
-
-
-def _side_by_side(base: Score, final: Score, questions: Sequence[Question]) -> list[Answered]:
-    return [
-        Answered(
-            question=question["question"],
-            choices=question.get("choices", []),
-            right=_right(question),
-            base=_in_words(question, before),
-            final=_in_words(question, after),
-            base_right=was_right,
-            final_right=is_right,
-            about=subject,
-        )
-        for question, before, after, was_right, is_right, subject in zip(
-            questions, base.given, final.given, base.correct, final.correct, about(questions), strict=True
-        )
-    ]
-
-
-def _right(question: Question) -> list[str]:
-    """All texts that are right, as a page shows them; of an instruction what is demanded, in words."""
-    if "checks" in question:
-        return ["; ".join(map(instructed.in_words, question["checks"]))]
-    if "answers" in question:
-        return list(question["answers"])
-    answer = question["answer"]
-    return [question["choices"][answer] if isinstance(answer, int) else str(answer)]
-
-
-def _in_words(question: Question, given: Any) -> str:
-    return str(question["choices"][given] if isinstance(given, int) and "choices" in question else given)
-
 
 def run_job(context: "JobContext") -> str:
     """The `evaluate` job: its run's questions. `ask` of the payload may say what is asked instead of what the run is
@@ -391,29 +270,3 @@ def run_job(context: "JobContext") -> str:
     results = evaluate(context.workspace, run, config, progress=context.progress, check=context.check)
     domain = run.config.mixture.domain_sources()
     return "; ".join([*scores_in_short(results, config, domain), *refusals(results, config, domain).values()])
-
-
-def refusals(results: dict[str, Any], config: EvaluationConfig, domain: Sequence[str]) -> dict[str, str]:
-    """Of what `config` asks of a run with this field, what could not be had, and why."""
-    probed = map(probe_sets.unavailable_name, probe_sets.corpora(config.tasks, domain))
-    wanted = {*official.tasks(config.tasks), *(f"{FORMAT} {name}" for name in templates_of(config)), *probed}
-    return {name: why for name, why in results.get("unavailable", {}).items() if name in wanted}
-
-
-def scores_in_short(results: dict[str, Any], config: EvaluationConfig, domain: Sequence[str]) -> list[str]:
-    """Of what `config` asks of a run with this field, what came out, set by set."""
-    tasks = [*question_sets(config), *probe_sets.task_names(config.tasks, domain), *official.tasks(config.tasks)]
-    shares = {
-        task: [results[side][task]["accuracy"] for side in ("base", "final")]
-        for task in tasks
-        if task in results["final"]
-    }
-    for name in templates_of(config):
-        if one := results[FORMAT].get(name):
-            shares[f"well formed ({name})"] = [one[side]["well_formed"]["share"] for side in ("base", "final")]
-    return [f"{what} {before:.0%} → {after:.0%}" for what, (before, after) in shares.items()]
-
-
-def templates_of(config: EvaluationConfig) -> list[str]:
-    """In which templates the format is measured; none when it is not."""
-    return (config.format_templates or [OWN]) if config.format_items else []

@@ -16,12 +16,15 @@ from transformers import AutoTokenizer
 from mixcpt import answers, evaluation, grading, models, official
 from mixcpt.config import EvaluationConfig
 from mixcpt.errors import BadFile, BadInput, Interrupted, Unavailable
-from mixcpt.evaluation import ask, batch_size, evaluate, scores_in_short
+from mixcpt.evaluation import batch_size, evaluate
+from mixcpt.grading import ask
 from mixcpt.matching import contains, is_exact
+from mixcpt.questions import question_sets
 from mixcpt.runs import Run
 from mixcpt.statistics import share_interval
 from mixcpt.tasks import export_tasks
 from mixcpt.tokens import TextTokenizer
+from mixcpt.transcript import scores_in_short
 from mixcpt.workspace import Workspace
 
 PROMPTS = ["Who?", "What colour is it?", "The north?", "Where", "When is it late?", "2 + 2", "Rain", "A name"]
@@ -201,7 +204,7 @@ def test_batch_size_moves_no_answer_in_fp32(run: Run, home: Workspace, tiny_mode
 
 
 def grading_sets(home: Workspace) -> dict[str, Any]:
-    return evaluation.question_sets(EvaluationConfig(**asks(home, "six", "more", "open")))
+    return question_sets(EvaluationConfig(**asks(home, "six", "more", "open")))
 
 
 @pytest.mark.parametrize(("precision", "at_once"), [("fp32", 4), ("bf16", 1), ("nf4", 1)])
@@ -251,7 +254,7 @@ def test_the_base_is_asked_once_per_model_and_set(
     run: Run, home: Workspace, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    real = evaluation.answered
+    real = grading.answered
 
     def counting(model: Any, tokenizer: Any, one: grading.Asked, *more: Any) -> Any:
         asked.append(one.name)

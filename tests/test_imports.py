@@ -27,7 +27,7 @@ LIGHT = [
     *("further", "matrix", "matrices", "matrix_chart"),
     *("origins", "facts", "card", "snippets", "exports", "exporting", "cli_export"),
     *("questions", "official", "matching", "instructed", "published", "tasks", "grading", "answers", "evaluated"),
-    *("cli_evaluate",),
+    *("transcript", "cli_evaluate"),
     *("evidence", "symptoms", "courses", "remedies", "diagnosis", "diagnosis_table", "cli_diagnose"),
     *("measured", "cli_measure", "front", "strengths", "strength_chart"),
     *("token_kinds", "token_losses", "changes", "changes_chart", "multiples_chart", "cli_changes"),

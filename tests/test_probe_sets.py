@@ -13,11 +13,12 @@ from mixcpt import answers, probe_sets
 from mixcpt.config import EvaluationConfig
 from mixcpt.corpus import ingest_records
 from mixcpt.errors import BadConfig, BadFile, NotFound
-from mixcpt.evaluation import evaluate, refusals, scores_in_short
+from mixcpt.evaluation import evaluate
 from mixcpt.probed import pairs
 from mixcpt.questions import is_file, question_sets
 from mixcpt.settings import override
 from mixcpt.tokens import TextTokenizer
+from mixcpt.transcript import refusals, scores_in_short
 from mixcpt.workspace import Workspace
 
 NAMES = ["probes_my_field_memorised", "probes_my_field_generalised"]
