@@ -18,13 +18,14 @@ from mixcpt import answers
 from mixcpt.answers import Answered
 from mixcpt.errors import BadInput, NotFound, Unavailable
 from mixcpt.grading import interval_over
-from mixcpt.mixture import Mixture, realise, text_of
+from mixcpt.mixture import Mixture, realise
 from mixcpt.modelstore import find_folder
 from mixcpt.overlap import LEAST, Finder, N, Overlap
 from mixcpt.runs import Run
 from mixcpt.samples import kept_facts, kept_samples
 from mixcpt.stages import Dpo, Sft, Stage
 from mixcpt.statistics import paired_interval
+from mixcpt.token_table import text_of
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
 

@@ -22,9 +22,10 @@ from mixcpt.config import MeasureConfig, MixtureConfig
 from mixcpt.corpus import Corpus, Side
 from mixcpt.heads import output_head
 from mixcpt.lssd import Head, token_losses
-from mixcpt.mixture import text_of, validation_documents
+from mixcpt.mixture import validation_documents
 from mixcpt.packing import Row, build_row, cut, pack
 from mixcpt.teacher import evaluating, final_hidden, teacher_mode
+from mixcpt.token_table import text_of
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixcpt.mixture import Mixture, Segment, text_of
+from mixcpt.mixture import Mixture, Segment
 from mixcpt.packing import IGNORED
 from mixcpt.records import Record
+from mixcpt.token_table import text_of
 from mixcpt.tokens import TextTokenizer
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"

@@ -113,7 +113,7 @@ def test_kl_is_that_of_the_whole_distributions(
     kl = measure(small_corpora, run, tokens=200)[-1]
     corpus = Corpus.open(small_corpora, "builtin-instructions")
     from mixcpt.config import MixtureConfig, SourceShare
-    from mixcpt.mixture import text_of
+    from mixcpt.token_table import text_of
 
     reading = MixtureConfig(sources=[SourceShare(source="builtin/instructions", share=1)])
     text = text_of(corpus.documents("heldout")[0], reading)[:200]
