@@ -131,7 +131,7 @@ def _table(arms: Sequence[Row], shown: Sequence[columns.Column], key: str) -> No
         if any(items := [columns.over_items(arm, column) for arm in arms]):
             data[f"{column.key}_items"] = items
             config[f"{column.key}_items"] = st.column_config.TextColumn(
-                "95 %", width="small", help="Interval over the questions or answers, of arms with one seed.",
+                "95 %", width=105, help="Interval over the questions or answers, of arms with one seed.",
             )  # fmt: skip
     st.dataframe(data, column_config=config, hide_index=True, key=key, placeholder="–")
 

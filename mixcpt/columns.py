@@ -97,7 +97,7 @@ def _of_format(arms: Sequence[Row], template: str) -> list[Column]:
         Column(
             (key := format_key(template, check)),
             f"{CHECKS[check].capitalize()}, {template}",
-            f"answers{_of_how_many(arms, format_key(template, 'items'))}",
+            f"{_of_how_many(arms, format_key(template, 'items'))} answers".removeprefix(" "),
             f"Share of answers to held-out prompts in {where} that {_CHECK_HELP[check]}.",
             ".0%",
             f"{key}_interval",

@@ -309,8 +309,8 @@ def test_the_format_of_answers_has_columns(workspace: Workspace) -> None:
     table = formats_table(arms)
     assert table and not any("alpaca" in head for head in differences_table(arms).columns)
     told = dict(zip(table.columns, table.rows[0], strict=True))
-    assert told["Well formed, alpaca (answers of 8)"] == "50% (25% to 75%)"
-    assert told["Keeps to the template, alpaca (answers of 8)"] == "100% (75% to 125%)"
+    assert told["Well formed, alpaca (of 8 answers)"] == "50% (25% to 75%)"
+    assert told["Keeps to the template, alpaca (of 8 answers)"] == "100% (75% to 125%)"
     assert told["Loss of references, alpaca (nats/token)"] == "1.500"
     seen = {column.key: column.help for column in format_columns(arms)}
     assert "in the template alpaca" in seen["format_alpaca_ended"]
@@ -324,7 +324,7 @@ def test_pages_to_take_along_have_a_table_of_the_format(workspace: Workspace) ->
     save(workspace, study)
     runs = [formed(made_run(workspace, experiment="mine", arm="LSSD on"), SHARES)]
     page, report = as_html(workspace, runs), to_markdown(workspace, study)
-    assert "<h2>Form of the answers</h2>" in page and "Well formed, alpaca (answers of 8)" in page
+    assert "<h2>Form of the answers</h2>" in page and "Well formed, alpaca (of 8 answers)" in page
     assert "## Form of the answers" in report and "| LSSD on | 0 | 50% (25% to 75%) |" in report.replace("\\", "")
     assert to_html(workspace, study).count("<h2>Form of the answers</h2>") == 1
 
@@ -339,7 +339,7 @@ def test_columns_of_several_seeds_have_the_spread_over_them(workspace: Workspace
     table = formats_table([arm])
     assert table
     told = dict(zip(table.columns, table.rows[0], strict=True))
-    assert told["Well formed, own (answers of 8)"] == "50% ± 318%"
+    assert told["Well formed, own (of 8 answers)"] == "50% ± 318%"
     assert "in the model's own template" in as_text([arm])
 
 
