@@ -1,8 +1,9 @@
 """Claims at a glance, against figures worked out by hand."""
 
+from test_claims import arm
+
 from mixcpt.claim_table import glance
 from mixcpt.claims import claims, pairs_against
-from tests.test_claims import arm
 
 
 def test_a_line_a_pair_and_a_column_a_measure() -> None:
