@@ -318,7 +318,7 @@ def test_every_chart_is_drawn_by_name_from_the_disk(workspace: Workspace, name: 
     runs = [made_run(workspace, arm=arm) for arm in ("a", "b")]
     if name in ("rewards", "preferred"):
         runs = [*made_chain(workspace)[2:]]
-    if name in ("strengths", "strength_plane", "matrix"):
+    if name in ("strengths", "strength_plane", "matrix", "matrices"):
         measured_at(runs[0], 0.5, 1.0)
     if name in ("changes", "change_kinds"):
         changed(runs[0])
