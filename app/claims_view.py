@@ -10,7 +10,7 @@ from app import show, state
 from app.pins import pin_button
 from app.words import plain, printable
 from mixcpt import charts, claim_cards
-from mixcpt.claim_table import FEW, figures, glance
+from mixcpt.claim_table import FEW, figures, glance, word
 from mixcpt.claims import Claim, Pair, claims, pairs_against
 from mixcpt.compare import Row
 from mixcpt.curves import title_of
@@ -29,6 +29,7 @@ _MEASURE = (
     "documents is told here."
 )
 _MARKS = {True: ":green[:material/trending_up:]", False: ":red[:material/trending_down:]"}
+_COLOURS = {"better": "green", "worse": "red", "same": "gray", "hint": "orange"}
 _OPEN = {"same": ":gray[:material/drag_handle:]", "hint": ":orange[:material/help:]"}
 
 
@@ -67,7 +68,7 @@ def claim_list(pairs: Sequence[Pair], domain_tokens: int | None, *, key: str, co
 
 
 def _glance(told: Sequence[Sequence[Claim]]) -> None:
-    table = glance(told, lambda claim: f"{mark(claim)} {figures(claim)}")
+    table = glance(told, lambda claim: f":{_COLOURS[word(claim)]}[{word(claim)}] {figures(claim)}")
     st.markdown(as_table([list(map(plain, table.columns)), *([plain(row[0]), *row[1:]] for row in table.rows)]))
     st.caption(table.note)
 

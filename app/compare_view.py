@@ -123,7 +123,7 @@ def _table(arms: Sequence[Row], shown: Sequence[columns.Column], key: str) -> No
         intervals = [arm.get(f"{column.key}_ci") for arm in arms]
         if any(intervals):
             spread = f"{column.key}_spread"
-            data[spread] = [(pair[1] - pair[0]) / 2 if pair else None for pair in intervals]
+            data[spread] = [_rounded((pair[1] - pair[0]) / 2 if pair else None, column.form) for pair in intervals]
             config[spread] = st.column_config.NumberColumn(
                 "±", format=_FORMATS[column.form].replace("+", ""), width="small",
                 help="Half the width of the 95 % interval of the mean over seeds.",

@@ -30,7 +30,7 @@ _ACROSS = 3
 
 def recorded_experiment(runs: Sequence[RunSummary]) -> None:
     """The recorded runs on the plane of gain against forgetting, and the way into them."""
-    mine = [run.id for run in runs if run.recorded]
+    mine = [run.id for run in runs if run.experiment == recorded.EXPERIMENT]
     with st.container(border=True):
         st.subheader("An experiment to explore: does it forget?", anchor=False)
         if not mine:

@@ -32,12 +32,12 @@ def in_words(told: Sequence[Sequence[Claim]]) -> list[str | Table]:
 
 def glance(told: Sequence[Sequence[Claim]], cell: Callable[[Claim], str] | None = None) -> Table:
     """The claims of each pair (`claims.claims`) as a table; what a pair was not measured in is a dash. `cell` writes a
-    claim, as in "better: +0.123 (0.080 to 0.170)" when not given."""
-    write = cell or (lambda claim: f"{_word(claim)}: {figures(claim)}")
+    claim, as in "better: +0.12 (0.08 to 0.17)" when not given."""
+    write = cell or (lambda claim: f"{word(claim)}: {figures(claim)}")
     keys = list(dict.fromkeys(claim.measure.key for own in told for claim in own))
     arms = [dict.fromkeys(keys)]
     titles = {column.key: column.title for column in [*columns(arms), *format_columns(arms)]}
-    units = {claim.measure.key: claim.measure.unit for own in told for claim in own}
+    units = {claim.measure.key: claim.measure.unit.replace(" per ", "/") for own in told for claim in own}
     heads = ["Arms", *(f"{titles.get(key, key)} ({units[key]})" for key in keys)]
     lines = []
     for own in filter(None, told):
@@ -47,8 +47,8 @@ def glance(told: Sequence[Sequence[Claim]], cell: Callable[[Claim], str] | None 
 
 
 def figures(claim: Claim) -> str:
-    """The difference and its interval, as in "+0.123 (0.080 to 0.170)"."""
-    digits = 1 if claim.measure.scale == 100 else 3
+    """The difference and its interval, as in "+0.12 (0.08 to 0.17)"."""
+    digits = 0 if claim.measure.scale == 100 else 2
     told = claim.found or claim.over_items
     value, *bounds = (
         signed(claim.measure.scale * figure, digits) for figure in (claim.difference, *(told.interval if told else ()))
@@ -56,5 +56,6 @@ def figures(claim: Claim) -> str:
     return f"{value} ({bounds[0].removeprefix('+')} to {bounds[1].removeprefix('+')})" if bounds else value
 
 
-def _word(claim: Claim) -> str:
+def word(claim: Claim) -> str:
+    """better, worse, same or hint."""
     return claim.verdict if claim.good is None else _WORDS[claim.good]

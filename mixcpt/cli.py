@@ -185,7 +185,7 @@ def _add_findings(commands: Any) -> None:
     command.add_argument("experiment", metavar="EXPERIMENT")
     _add_subjects(command)
     command.add_argument("--caption", default="", help="what it shows, in words")
-    _command(commands, "recorded", cli_do.recorded, "put the recorded first experiment into the workspace")
+    _command(commands, "recorded", cli_do.recorded, "put the recorded experiments into the workspace")
 
 
 def _add_subjects(command: argparse.ArgumentParser) -> None:

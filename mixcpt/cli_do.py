@@ -193,8 +193,9 @@ def pin(workspace: Workspace, options: argparse.Namespace) -> None:
 def recorded(workspace: Workspace, options: argparse.Namespace) -> None:
     from mixcpt import recorded as shipped
 
-    for one in shipped.add(workspace):
-        print(one.id)
+    for experiment in shipped.EXPERIMENTS:
+        for one in shipped.add(workspace, experiment):
+            print(one.id)
 
 
 def app(workspace: Workspace, options: argparse.Namespace) -> None:

@@ -112,7 +112,7 @@ def draft_with(workspace: Workspace, run: Run, rule: str) -> AnyDraft:
     if sign.change is None:
         raise BadInput(f"Against {_lower(sign.title)} of run {run.id} no setting of its own helps: {sign.why}")
     stage = override(run.config, sign.change.settings)
-    experiment = EXPERIMENT if run.info.experiment == recorded.EXPERIMENT else run.info.experiment
+    experiment = EXPERIMENT if run.info.experiment in recorded.EXPERIMENTS else run.info.experiment
     drafts = Drafts(workspace)
     draft: AnyDraft
     if isinstance(stage, Stage):

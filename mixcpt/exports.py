@@ -120,7 +120,7 @@ def _check_questions(run: Run) -> None:
 def _check_adapter(workspace: Workspace, run: Run) -> None:
     path = run.adapter / "adapter_model.safetensors"
     if not path.is_file():
-        if run.info.experiment == recorded.EXPERIMENT:
+        if run.info.experiment in recorded.EXPERIMENTS:
             raise BadInput(
                 f"Run {run.id} is a recorded run, which comes without its adapter: train one of your own with "
                 f"`mixcpt rerun {run.id}` and export that."

@@ -123,7 +123,7 @@ def _read(run: Run) -> RunSummary:
         parent=info.parent,
         seed=info.seed,
         created=info.created,
-        recorded=info.experiment == recorded.EXPERIMENT,
+        recorded=info.experiment in recorded.EXPERIMENTS,
         **settings,
         **figures,
     )

@@ -65,9 +65,9 @@ def markdown(table: Table) -> str:
     return as_table([[escape_for_files(cell) for cell in line] for line in [table.columns, *table.rows]])
 
 
-def as_svg(figure: go.Figure, browser: Browser, width: int = 960) -> str:
+def as_svg(figure: go.Figure, browser: Browser, width: int = 960, height: int = 560) -> str:
     """The figure as the app draws it, on white."""
-    light = go.Figure(figure).update_layout(template="plotly_white", paper_bgcolor="white", width=width)
+    light = go.Figure(figure).update_layout(template="plotly_white", paper_bgcolor="white", width=width, height=height)
     page = browser.new_page()
     page.set_content(plotly.io.to_html(light, include_plotlyjs=True))
     address = page.evaluate("Plotly.toImage(document.querySelector('.plotly-graph-div'), {format: 'svg'})")

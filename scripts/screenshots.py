@@ -4,7 +4,7 @@
 
 It starts a server over a workspace of its own with the built-in model, the recorded runs and the built-in corpora, and
 takes every page at 1280x800 in the light theme; with --all also at 1920x1080 and in the dark theme. To have somebody to
-talk to it trains a run for a moment, which takes a minute.
+talk to it trains a run for a moment, and it scores some samples, which takes two minutes together.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
-from mixcpt import doctor, mixture, recorded, submission, wire
+from mixcpt import doctor, mixture, recorded, score_jobs, submission, wire
 from mixcpt.align_drafts import begin, stage_after
 from mixcpt.cli_do import Follower
 from mixcpt.client import QUICK_SECONDS, Client
@@ -38,6 +38,8 @@ TOKENS = {"rows": "What the model reads", "mask": "What the trainer reads first"
 """Pictures of tokens, by the heading above them."""
 MOMENT = {"mixture.budget_tokens": 2048, "measures.every_steps": 0, "evaluation.tasks": []}
 """Settings of the run that is talked to."""
+SCORED = 64
+"""Samples."""
 QUESTION = "What grows best in a shady garden?"
 NOTE = """**Question:** does plain training forget, and what helps?
 
@@ -48,6 +50,7 @@ def prepare(workspace: Workspace) -> dict[str, str]:
     """Fill the workspace; returns the address of each picture."""
     model = ensure_model(workspace, "smollm2-135m", progress=print)
     doctor.machine(workspace)
+    recorded.add(workspace, recorded.STUDY)
     runs = recorded.add(workspace)
     draft = Drafts(workspace).create()
     mixture.prepare(workspace, draft.stage.mixture, TextTokenizer.from_folder(model))
@@ -62,11 +65,14 @@ def prepare(workspace: Workspace) -> dict[str, str]:
         "mixture": f"mixture?draft={draft.id}",
         "rows": f"mixture?draft={draft.id}",
         "launch": f"launch?draft={draft.id}",
+        "selection": f"selection?scores={score(workspace)}",
         "align": f"align?draft={align.id}",
         "mask": f"align?draft={align.id}",
         "runs": "runs",
         "run": f"runs?run={runs[1].id}",
         "compare": f"compare?runs={ids}",
+        "studies": "studies",
+        "study": f"studies?study={recorded.STUDY}",
         "talk": f"talk?run={run.id}&talk={asked}",
         "notebook": f"notebook?experiment={recorded.EXPERIMENT}",
     }
@@ -82,6 +88,13 @@ def converse(workspace: Workspace) -> tuple[Run, str]:
         time.sleep(0.5)
     wire.call(client.ensure(), "quit", {}, QUICK_SECONDS)  # what was said lies on disk
     return run, id
+
+
+def score(workspace: Workspace) -> str:
+    """The id of scores of some instructions under the base."""
+    job = score_jobs.submit(workspace, score_jobs.ScoreOrder(source="builtin/instructions", limit=SCORED))
+    submission.finish([job], Supervisor(workspace), Follower())
+    return score_jobs.table_of(job)
 
 
 def write_notebook(workspace: Workspace, runs: list[Run]) -> None:

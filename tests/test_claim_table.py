@@ -12,8 +12,8 @@ def test_a_line_a_pair_and_a_column_a_measure() -> None:
     plain = arm("plain", [0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
     better = arm("LSSD", [0.2, 0.3, 0.7], [0.3, 0.3, 0.3])
     table = glance(claims(pairs_against([plain, better])))
-    assert table.columns == ["Arms", "Gain (bits per byte)", "Forgetting (bits per byte)"]
-    assert table.rows == [["LSSD − plain", "same: +0.200 (−0.230 to 0.630)", "better: −0.300 (−0.548 to −0.052)"]]
+    assert table.columns == ["Arms", "Gain (bits/byte)", "Forgetting (bits/byte)"]
+    assert table.rows == [["LSSD − plain", "same: +0.20 (−0.23 to 0.63)", "better: −0.30 (−0.55 to −0.05)"]]
 
 
 def test_worse_a_hint_and_what_only_one_pair_has() -> None:
@@ -23,6 +23,6 @@ def test_worse_a_hint_and_what_only_one_pair_has() -> None:
     table = glance(claims(pairs_against([plain, one, two])))
     assert table.columns[-1] == "general (points)"
     assert table.rows == [
-        ["one − plain", "hint: −0.200", "same: 0.000", "hint: −10.0"],
-        ["two − plain", "same: 0.000", "hint: +0.200", "–"],
+        ["one − plain", "hint: −0.20", "same: 0.00", "hint: −10"],
+        ["two − plain", "same: 0.00", "hint: +0.20", "–"],
     ]

@@ -59,7 +59,7 @@ def test_every_study_can_be_chosen_and_says_what_it_takes(studio: Workspace, kin
     table = next(frame.value for frame in app.dataframe if "Arm" in frame.value)
     assert list(table["Arm"]) == study.arms
     assert app.metric[0].value == str(3 * len(study.arms))
-    assert "guessed: 0.03 bits per byte" in said(app)
+    assert "is taken: 0.05 bits per byte" in said(app)
 
 
 def test_every_field_reaches_the_study_and_it_starts_once(studio: Workspace) -> None:

@@ -1,10 +1,13 @@
 import shutil
 from pathlib import Path
 
-from mixcpt import recorded
-from mixcpt.compare import compare
+from mixcpt import recorded, study_reports
+from mixcpt.compare import compare, summarise
 from mixcpt.jobs import Jobs
 from mixcpt.runs import Runs
+from mixcpt.studies import grid, open_study
+from mixcpt.study_kinds import at_strength
+from mixcpt.study_results import results
 from mixcpt.workspace import Workspace
 
 
@@ -37,11 +40,22 @@ def test_they_show_what_the_docs_say_of_them(workspace: Workspace) -> None:
         assert kl == round(row["prompt_kl"], 3)
 
 
+def test_the_recorded_study_is_whole_and_claims(workspace: Workspace) -> None:
+    runs = recorded.add(workspace, recorded.STUDY)
+    study = open_study(workspace, recorded.STUDY)
+    assert len(runs) == len(study.arms) * len(study.choice.seeds) == 18
+    assert {cell.state for line in grid(workspace, study) for cell in line} == {"done"}
+    rows = results(workspace, study)
+    assert {row["measured_by"] for row in rows} == {"study"}, "measured when all was done, strengths included"
+    assert {row["arm"] for row in rows} == {*study.arms, *(at_strength("nothing", s) for s in (0.25, 0.5, 0.75))}
+    assert len(study_reports.cards_of(workspace, study, summarise(rows))) == len(study.pairs)
+
+
 def test_adding_twice_changes_nothing_and_what_was_deleted_comes_back_only_when_asked(workspace: Workspace) -> None:
     recorded.add_once(workspace)
     runs = Runs(workspace)
-    assert len(runs.all()) == 6
+    assert len(runs.all()) == 24
     shutil.rmtree(runs.all()[0].folder)
     recorded.add_once(workspace)
-    assert len(runs.all()) == 5
-    assert len(recorded.add(workspace)) == len(runs.all()) == 6
+    assert len(runs.all()) == 23
+    assert len(recorded.add(workspace)) == 6 and len(runs.all()) == 24
