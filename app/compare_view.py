@@ -72,7 +72,13 @@ def _figure(name: str, what: tuple[Any, ...], _rows: Sequence[Row]) -> go.Figure
 def _curves(rows: Sequence[Row]) -> None:
     with st.container(border=True, height="stretch"):
         measure = st.session_state.get("compare_measure") or "general"
-        heading("Over tokens read", _PINS[measure], rows, "Differences to the base; seeds of an arm share a colour.")
+        heading(
+            "Over tokens read",
+            _PINS[measure],
+            rows,
+            "Differences to the base. Of several seeds "
+            "the thick line is their mean, the band goes from the lowest to the highest.",
+        )
         st.segmented_control(
             "Measure",
             list(_MEASURES),

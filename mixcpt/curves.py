@@ -18,6 +18,7 @@ from mixcpt.chains import own
 from mixcpt.compare import Arm, Row, arm_of
 from mixcpt.palette import DISTANCE, DOMAIN, GENERAL, NEUTRAL, run_colour, run_dash
 from mixcpt.plotting import Record, dotted, frame, label, nothing, thinned, token_axis
+from mixcpt.ribbons import Point, add_band, ribbon
 
 _NO_STEPS = "No step yet: the first one appears here after the base was measured."
 _NO_PAIRS = "Only DPO compares pairs of answers: this run has no rewards."
@@ -211,27 +212,20 @@ def forgetting_curves(runs: Sequence[Row], measure: str = "general") -> go.Figur
     """Several runs over tokens, as differences to the base: `general` forgetting, `domain` gain, or `kl`.
 
     `runs` are rows of `compare.with_curves`: a run's figures, its `title` and its `curve`. Seeds of one arm share a
-    colour and a dash. Runs of stage two stand where their chain had come to.
+    colour and a dash; of several seeds the mean is drawn over the band from the lowest to the highest, each seed thin.
+    Runs of stage two stand where their chain had come to.
     """
     shown, name = MEASURES[measure], f"forgetting_curves_{measure}"
-    figure, seen = go.Figure(), set()
+    figure, most = go.Figure(), plotting.per_line(len(runs))
+    arms: dict[int, list[tuple[Row, list[Point]]]] = {}
     for number, row in numbered(runs):
-        points = thinned(_points(own(row["curve"]), shown.key), plotting.per_line(len(runs)))
-        if len(points) < 2:
-            continue
-        base, before = row["curve"][0]["measure"][shown.key], row.get("tokens_before", 0)
-        figure.add_scatter(
-            x=[before + tokens for tokens, _ in points],
-            y=[shown.sign * (value - base) for _, value in points],
-            mode="lines",
-            line={"color": run_colour(number), "dash": run_dash(number), "width": 2},
-            name=label(title_of(row)),
-            legendgroup=number,
-            showlegend=number not in seen,
-            uid=row["run"],
-            hovertemplate=f"{describe(row)}<br>%{{x:,.0f}} tokens read: %{{y:+.3f}} {shown.hover}<extra></extra>",
-        )
-        seen.add(number)
+        points = thinned(_points(own(row["curve"]), shown.key), most)
+        if len(points) > 1:
+            base, before = row["curve"][0]["measure"][shown.key], row.get("tokens_before", 0)
+            curve = [(before + tokens, shown.sign * (value - base)) for tokens, value in points]
+            arms.setdefault(number, []).append((row, curve))
+    for number, seeds in arms.items():
+        _add_arm(figure, number, seeds, shown.hover)
     if not figure.data:
         return nothing(name, "None of these runs took this measure twice, so there is no curve to draw.")
     frame(figure, name, y=shown.axis, height=430)
@@ -241,6 +235,28 @@ def forgetting_curves(runs: Sequence[Row], measure: str = "general") -> go.Figur
     if any(row.get("tokens_before") for row in runs):
         figure.update_xaxes(title_text=plotting.SINCE_BASE)
     return figure
+
+
+def _add_arm(figure: go.Figure, number: int, seeds: Sequence[tuple[Row, list[Point]]], hover: str) -> None:
+    colour, title = run_colour(number), title_of(seeds[0][0])
+    line = {"color": colour, "dash": run_dash(number), "width": 2}
+    several = ribbon([curve for _, curve in seeds])
+    if several:
+        add_band(figure, several, colour, number)
+    for place, (row, curve) in enumerate(seeds):
+        x, y = zip(*curve, strict=True)
+        figure.add_scatter(
+            x=x, y=y, mode="lines", line=line | {"width": 1} if several else line, opacity=0.5 if several else 1,
+            name=label(title), legendgroup=number, showlegend=place == 0 and not several, uid=row["run"],
+            hovertemplate=f"{describe(row)}<br>%{{x:,.0f}} tokens read: %{{y:+.3f}} {hover}<extra></extra>",
+        )  # fmt: skip
+    if several:
+        figure.add_scatter(
+            x=several.x, y=several.mean, mode="lines", line=line | {"width": 2.5}, name=label(title),
+            legendgroup=number, uid=f"mean-{number}",
+            hovertemplate=f"<b>{label(title, 80)}</b> · mean of {len(seeds)} seeds<br>%{{x:,.0f}} tokens read: "
+            f"%{{y:+.3f}} {hover}<extra></extra>",
+        )  # fmt: skip
 
 
 def title_of(row: Row) -> str:

@@ -42,6 +42,7 @@ def told(workspace: Workspace, study: Study, browser: Browser) -> str:
     arms = summarise(rows)
     drawings = {
         "plane": ("Gain against forgetting", charts.plane(study_reports.on_plane(rows))),
+        "curves": ("Forgetting over tokens", charts.forgetting_curves([row for row in rows if row["curve"]])),
         "seeds": ("Differences seed by seed", charts.seeds(study_reports.reference_first(study, rows))),
     }
     report = FOLDER / f"{study.name}.md"

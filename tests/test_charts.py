@@ -142,9 +142,10 @@ def test_curves_are_differences_to_the_base(measure: str, ys: list[float]) -> No
 
 def test_seeds_share_a_colour_and_a_line_of_the_legend() -> None:
     rows = [row(1), row(2), row(1, run="again", seed=1)]
-    first, second, again = charts.forgetting_curves(rows).data
-    assert first.line.color == again.line.color != second.line.color
-    assert [trace.showlegend for trace in (first, second, again)] == [True, True, False]
+    band, first, again, mean, second = charts.forgetting_curves(rows).data
+    assert first.line.color == again.line.color == mean.line.color != second.line.color
+    assert [trace.showlegend for trace in (band, first, again, mean, second)] == [False, False, False, None, True]
+    assert "mean of 2 seeds" in mean.hovertemplate and mean.line.width > first.line.width
 
 
 def test_the_ninth_arm_has_another_dash() -> None:
