@@ -18,7 +18,7 @@ from mixcpt.study_results import Power, power
 from mixcpt.study_runs import Cost, cost, job_of, submit
 
 PAGE, LAUNCH, CORPORA = "../pages/studies.py", "../pages/launch.py", "../pages/corpora.py"
-_COLUMNS = 4
+_COLUMNS = 3
 _KIND = "study_kind"
 
 
