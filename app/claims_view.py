@@ -28,9 +28,8 @@ _MEASURE = (
     "One seed and no interval: measure these runs again (*Measured again*, below), and what can be said of other "
     "documents is told here."
 )
-_MARKS = {True: ":green[:material/trending_up:]", False: ":red[:material/trending_down:]"}
 _COLOURS = {"better": "green", "worse": "red", "same": "gray", "hint": "orange"}
-_OPEN = {"same": ":gray[:material/drag_handle:]", "hint": ":orange[:material/help:]"}
+_MARKS = {"better": "trending_up", "worse": "trending_down", "same": "drag_handle", "hint": "help"}
 
 
 def arm_against_arm(rows: Sequence[Row], arms: Sequence[Row], domain_tokens: int | None) -> None:
@@ -92,7 +91,7 @@ def _said(claim: Claim) -> str:
 
 def mark(claim: Claim) -> str:
     """Whether the first arm is the better one, at a glance."""
-    return _OPEN[claim.verdict] if claim.good is None else _MARKS[claim.good]
+    return f":{_COLOURS[word(claim)]}[:material/{_MARKS[word(claim)]}:]"
 
 
 @st.dialog("Claim card", width="large", icon=":material/id_card:")

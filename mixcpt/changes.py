@@ -24,7 +24,7 @@ from mixcpt.measured import DOMAIN, FEW, GENERAL_PART, Interval
 from mixcpt.runs import Run
 from mixcpt.sentences import stretches
 from mixcpt.stamps import Kept
-from mixcpt.statistics import paired_ratio_interval
+from mixcpt.statistics import leaves_out_zero, paired_ratio_interval
 from mixcpt.token_kinds import KINDS
 from mixcpt.token_losses import TokenLosses
 
@@ -106,7 +106,7 @@ class Line:
         if self.documents < 2:
             return "of one document only, so nothing can be told"
         few = f", of {self.documents} documents only" if self.documents < FEW else ""
-        if self.interval[0] <= 0 <= self.interval[1]:
+        if not leaves_out_zero(self.interval):
             return f"the same within noise{few}"
         better, worse = ("learned", "got worse") if self.part == DOMAIN else ("got better", "forgot")
         return (better if self.change < 0 else worse) + few

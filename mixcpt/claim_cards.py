@@ -16,7 +16,7 @@ from mixcpt.compare import Row, compare
 from mixcpt.curves import title_of
 from mixcpt.errors import NotFound
 from mixcpt.findings import cautions
-from mixcpt.notes import as_table, escape_for_files, fenced
+from mixcpt.notes import escape_for_files, fenced, table_for_files
 from mixcpt.plotting import Code, Heading, Part, Table
 from mixcpt.runs import Run
 from mixcpt.settings_diff import settings_table
@@ -128,10 +128,9 @@ def as_markdown(card: Card) -> str:
     lines = [f"### {escaped(card.title)}", ""]
     lines += [f"- **{claim.sentence(escaped)}.**" for claim in card.claims]
     lines += ["", " ".join(card.cautions), ""]
-    lines += [as_table([["Fact", ""], *([escaped(name), escaped(value)] for name, value in card.facts)]), ""]
+    lines += [table_for_files([["Fact", ""], *card.facts]), ""]
     if card.settings:
-        heads = ["Setting that differs", escaped(card.one), escaped(card.other)]
-        lines += [as_table([heads, *([escaped(cell) for cell in line] for line in card.settings)]), ""]
+        lines += [table_for_files([["Setting that differs", card.one, card.other], *card.settings]), ""]
     return "\n".join([*lines, fenced(card.command, "bash")]) + "\n"
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixcpt.cli_show import print_json
 from mixcpt.commands import at_least, command
+from mixcpt.figures import aligned
 from mixcpt.runs import Run, Runs
 from mixcpt.workspace import Workspace
 
@@ -89,10 +90,10 @@ def as_text(found: "Changes", top: int, part: str) -> str:
         lines += ["", f"{len(spans)} sentences {head}; the largest changes, nats in all:"]
         lines += [f"  {span.change:+8.2f}  {span.part:<7}  {' '.join(span.words.split())}" for span in spans[:top]]
     lines += ["", "nats a token, below zero is better; 95 % by paired bootstrap over documents:"]
-    return "\n".join([*lines, *_table(found, part)])
+    return "\n".join([*lines, _table(found, part)])
 
 
-def _table(found: "Changes", part: str) -> list[str]:
+def _table(found: "Changes", part: str) -> str:
     from mixcpt.token_kinds import KINDS
 
     rows = [["part", "of", "base", "run", "change", "95 % interval", "better", "worse", "tokens", "documents", "so it"]]
@@ -106,5 +107,4 @@ def _table(found: "Changes", part: str) -> list[str]:
                     *(f"{line.tokens:,}", str(line.documents), line.verdict),
                 ]
             )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return aligned(rows, "  ")

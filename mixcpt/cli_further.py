@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixcpt.cli_show import print_json, say
 from mixcpt.commands import at_least, command
+from mixcpt.figures import aligned
 from mixcpt.runs import Run, Runs
 from mixcpt.settings import parse_change
 from mixcpt.workspace import Workspace
@@ -89,7 +90,7 @@ def _show_one(run: Run, json: bool) -> list[str]:
         print_json(_as_json(found))
         return found.missing
     print("bits per byte of held-out text, lower is better; behind it the difference to the base")
-    _print_table(as_table(found))
+    print(aligned(as_table(found)))
     for sentence in sentences(found):
         print(sentence)
     return found.missing
@@ -111,21 +112,15 @@ def _show_arms(runs: Sequence[Run], json: bool) -> list[str]:
     print("bits per byte of held-out text, mean over seeds, lower is better; behind it the difference to the base")
     for arm in arms:
         print(f"\n{arm.title} (seeds {', '.join(map(str, arm.seeds))})")
-        _print_table(matrices.as_table(arm))
+        print(aligned(matrices.as_table(arm)))
         for sentence in matrices.told(arm):
             print(sentence)
     if len(arms) == 2 and matrices.comparable(*arms):
         print(f"\n{arms[1].title} minus {arms[0].title}, ± half of the 95 % interval over seeds")
-        _print_table(matrices.difference_table(arms[1], arms[0]))
+        print(aligned(matrices.difference_table(arms[1], arms[0])))
     for claim in claims:
         print(f"- {claim.sentence()}.")
     return missing
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _measure(workspace: Workspace, runs: Sequence[Run], tokens: int | None) -> None:

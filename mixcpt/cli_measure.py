@@ -7,6 +7,7 @@ from typing import Any
 
 from mixcpt.cli_show import chosen_runs, print_json
 from mixcpt.commands import at_least, command
+from mixcpt.figures import aligned
 from mixcpt.measured import TOKENS, Order, Taken, points, read, submit
 from mixcpt.runs import Run
 from mixcpt.workspace import Workspace
@@ -89,7 +90,4 @@ def as_text(taken: Sequence[Taken]) -> str:
                 "bits per byte" if one.measure == "bits" else "KL, nats per token",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  " + "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    return aligned(lines, "  ")

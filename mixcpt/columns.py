@@ -14,7 +14,7 @@ from typing import Any
 from mixcpt.compare import Row, format_key, tasks, templates
 from mixcpt.curves import title_of
 from mixcpt.evaluated import CHECKS
-from mixcpt.figures import signed
+from mixcpt.figures import aligned, signed
 from mixcpt.plotting import Table
 
 FORMATS = "Form of the answers"
@@ -208,11 +208,9 @@ def _formed(template: str) -> list[Figure]:
 def _block(rows: Sequence[Row], figures: Sequence[Figure]) -> str:
     lines = [["arm", "seeds", *(title for _, title, _ in figures)]]
     for row in rows:
-        name = row.get("title") or row["arm"] or row.get("run") or row["runs"][0]
         seeds = len(row.get("seeds", [0]))
-        lines.append([name, str(seeds), *(_cell(row, key, form) for key, _, form in figures)])
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+        lines.append([title_of(row), str(seeds), *(_cell(row, key, form) for key, _, form in figures)])
+    return aligned(lines)
 
 
 def _cell(row: Row, key: str, form: str) -> str:

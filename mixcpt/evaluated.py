@@ -18,6 +18,7 @@ from mixcpt.questions import question_sets
 from mixcpt.runs import Run
 from mixcpt.score_jobs import require_adapter
 from mixcpt.settings import override
+from mixcpt.statistics import leaves_out_zero
 from mixcpt.workspace import Workspace
 
 Interval = Sequence[float]
@@ -64,8 +65,7 @@ class Line:
     @property
     def is_sure(self) -> bool:
         """Whether the interval of the difference leaves out zero."""
-        low, high = self.difference_interval
-        return not low <= 0 <= high
+        return leaves_out_zero(self.difference_interval)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,13 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
+def aligned(rows: Sequence[Sequence[str]], indent: str = "") -> str:
+    """A table of text for a terminal, its columns as wide as their longest cells."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(indent + line for line in lines)
+
+
 def signed(value: float, digits: int = 3) -> str:
     """+0.123, with a real minus sign, and no sign at what rounds to zero."""
     text = f"{value:+.{digits}f}"

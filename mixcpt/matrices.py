@@ -21,7 +21,7 @@ from mixcpt.overview import overview
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.runs import Run, Runs
 from mixcpt.stages import Stage
-from mixcpt.statistics import seed_interval
+from mixcpt.statistics import leaves_out_zero, seed_interval
 from mixcpt.workspace import Workspace
 
 
@@ -44,7 +44,7 @@ class Mean:
     @property
     def is_sure(self) -> bool:
         """Whether the interval leaves out zero; one seed is never sure."""
-        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+        return self.interval is not None and leaves_out_zero(self.interval)
 
     def evidence(self) -> str:
         """The interval and all points in words, as in "95 % −0.2 to −0.1; seed 0 −0.1, seed 1 −0.2"."""

@@ -31,7 +31,7 @@ from mixcpt.measured import FEW, Interval, Order, Taken
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.runs import Run
 from mixcpt.stages import Stage
-from mixcpt.statistics import mean_ratio_interval
+from mixcpt.statistics import leaves_out_zero, mean_ratio_interval
 from mixcpt.workspace import Workspace
 
 FIELD = "corpus"
@@ -81,8 +81,7 @@ class Transfer:
     @property
     def is_sure(self) -> bool:
         """Whether the interval leaves out zero."""
-        low, high = self.interval
-        return not low <= 0 <= high
+        return leaves_out_zero(self.interval)
 
 
 @dataclass(frozen=True)

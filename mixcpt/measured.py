@@ -23,7 +23,7 @@ from mixcpt.prompts import require_strength
 from mixcpt.runs import Run, Runs
 from mixcpt.score_jobs import require_adapter
 from mixcpt.stamps import Kept
-from mixcpt.statistics import paired_ratio_interval
+from mixcpt.statistics import leaves_out_zero, paired_ratio_interval
 from mixcpt.workspace import Workspace, read_json
 
 Interval = tuple[float, float]
@@ -151,8 +151,7 @@ class Taken:
     @property
     def is_sure(self) -> bool:
         """Whether the interval of the difference leaves out zero."""
-        low, high = self.interval
-        return not low <= 0 <= high
+        return leaves_out_zero(self.interval)
 
     @property
     def verdict(self) -> str:

@@ -144,6 +144,11 @@ def as_table(lines: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rest])
 
 
+def table_for_files(lines: Iterable[Iterable[str]]) -> str:
+    """Cells of text as a table that shows them as they are (`escape_for_files`), its header first."""
+    return as_table([escape_for_files(cell) for cell in line] for line in lines)
+
+
 def _indented(text: str, first: str, others: str) -> str:
     begin, *rest = text.split("\n")
     return "\n".join([first + begin, *((others + line).rstrip() for line in rest)])

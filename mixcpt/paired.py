@@ -16,7 +16,7 @@ from mixcpt.evaluated import same_score, section
 from mixcpt.measured import DOMAIN, FEW, GENERAL_PART, Interval, Taken, at_strength, between, folder_of, pooled
 from mixcpt.runs import Run
 from mixcpt.stamps import Kept
-from mixcpt.statistics import paired_interval
+from mixcpt.statistics import leaves_out_zero, paired_interval
 
 _PARTS = {"domain_gain": DOMAIN, "forgetting": GENERAL_PART}
 _KL = "prompt_kl"
@@ -36,8 +36,7 @@ class Paired:
     @property
     def is_sure(self) -> bool:
         """Whether the interval leaves out zero."""
-        low, high = self.interval
-        return not low <= 0 <= high
+        return leaves_out_zero(self.interval)
 
     @property
     def is_flat(self) -> bool:

@@ -16,7 +16,7 @@ from mixcpt import charts, plotting
 from mixcpt.errors import MixcptError, NotFound
 from mixcpt.journal import Entry
 from mixcpt.notebook import Notebook
-from mixcpt.notes import as_html, as_table, escape_for_files, safe_for_files
+from mixcpt.notes import as_html, escape_for_files, safe_for_files, table_for_files
 from mixcpt.runs import Runs
 from mixcpt.tables import table
 
@@ -66,7 +66,7 @@ def _entry_markdown(notebook: Notebook, entry: Entry) -> str:
     if entry.kind != "pin":
         return _words(notebook, entry)
     try:
-        data = _table_markdown(table(notebook.workspace, entry.chart, entry.subjects))
+        data = table_for_files(table(notebook.workspace, entry.chart, entry.subjects))
     except MixcptError as problem:
         data = escape_for_files(str(problem))
     return f"{_words(notebook, entry)}\n\n{data}"
@@ -82,12 +82,8 @@ def _words(notebook: Notebook, entry: Entry) -> str:
     if entry.facts:
         parts.append("\n".join(f"- **{escape_for_files(name)}**: {escape_for_files(v)}" for name, v in entry.facts))
     if entry.table:
-        parts.append(_table_markdown(entry.table))
+        parts.append(table_for_files(entry.table))
     return "\n\n".join(parts)
-
-
-def _table_markdown(lines: Sequence[Sequence[str]]) -> str:
-    return as_table([escape_for_files(cell) for cell in line] for line in lines)
 
 
 # HTML

@@ -18,6 +18,12 @@ _BLOCK = 1 << 20
 """Numbers drawn at once: 8 MB, however many items there are."""
 
 
+def leaves_out_zero(interval: Sequence[float]) -> bool:
+    """Whether a difference with this interval is hardly chance."""
+    low, high = interval
+    return not low <= 0 <= high
+
+
 def share_interval(successes: float, total: int) -> tuple[float, float]:
     """Wilson's 95 % interval for a share of `successes` in `total` independent items (Wilson 1927).
 

@@ -20,7 +20,7 @@ from mixcpt.diagnosis_table import in_short
 from mixcpt.errors import BadInput
 from mixcpt.figures import signed
 from mixcpt.matrices import ArmMatrix
-from mixcpt.notes import as_table, escape_for_files, fenced
+from mixcpt.notes import escape_for_files, fenced, table_for_files
 from mixcpt.plotting import Code, Heading, Part, Table, as_html
 from mixcpt.studies import Study
 from mixcpt.study_results import matrices_of, pairs_of, power, results
@@ -87,7 +87,7 @@ def to_markdown(workspace: Workspace, study: Study) -> str:
     if chains := matrices_of(workspace, study):
         blocks.append(f"## {_MATRICES}")
         blocks += [
-            f"{escape_for_files(chain.title)}\n\n{as_table(_escaped(matrices.as_table(chain)))}" for chain in chains
+            f"{escape_for_files(chain.title)}\n\n{table_for_files(matrices.as_table(chain))}" for chain in chains
         ]
         blocks.append("\n".join(f"- {escape_for_files(sentence)}" for sentence in _transfers(chains)))
     if formats := formats_table(arms):
@@ -203,8 +203,4 @@ def _again(study: Study) -> str:
 
 
 def _markdown(table: Table) -> str:
-    return as_table(_escaped([table.columns, *table.rows]))
-
-
-def _escaped(lines: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [[escape_for_files(cell) for cell in line] for line in lines]
+    return table_for_files([table.columns, *table.rows])

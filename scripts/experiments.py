@@ -21,7 +21,7 @@ from mixcpt import charts, study_reports
 from mixcpt.claim_table import glance
 from mixcpt.columns import differences_table, formats_table
 from mixcpt.compare import summarise
-from mixcpt.notes import as_table, escape_for_files
+from mixcpt.notes import table_for_files
 from mixcpt.plotting import Table
 from mixcpt.studies import Study, open_study
 from mixcpt.study_results import results
@@ -63,7 +63,7 @@ def told(workspace: Workspace, study: Study, browser: Browser) -> str:
 
 
 def markdown(table: Table) -> str:
-    return as_table([[escape_for_files(cell) for cell in line] for line in [table.columns, *table.rows]])
+    return table_for_files([table.columns, *table.rows])
 
 
 def as_svg(figure: go.Figure, browser: Browser, width: int = 960, height: int = 560) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from mixcpt.notes import as_html, as_table, escape_for_files, safe, safe_for_files
+from mixcpt.notes import as_html, as_table, escape_for_files, safe, safe_for_files, table_for_files
 
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
@@ -110,3 +110,7 @@ def letters(html: str) -> str:
 )
 def test_files_escape_only_what_could_mean_something(text: str, shown: str) -> None:
     assert escape_for_files(text) == shown
+
+
+def test_a_table_of_text() -> None:
+    assert table_for_files([["a_b", "c"], ["1", "x|y"]]) == "| a\\_b | c |\n| --- | --- |\n| 1 | x\\|y |"

@@ -11,6 +11,7 @@ from mixcpt.statistics import (
     detectable,
     grouped_share_interval,
     holm,
+    leaves_out_zero,
     paired_deviation,
     paired_interval,
     paired_ratio_interval,
@@ -224,3 +225,10 @@ def test_ratios_that_are_none_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         paired_ratio_interval(before, after, sizes)
+
+
+@pytest.mark.parametrize(
+    ("interval", "sure"), [((0.1, 0.2), True), ((-0.2, -0.1), True), ((0.0, 0.1), False), ((-0.1, 0.1), False)]
+)
+def test_a_difference_is_sure_where_its_interval_leaves_out_zero(interval: tuple[float, float], sure: bool) -> None:
+    assert leaves_out_zero(interval) is sure
