@@ -113,18 +113,18 @@ def _lssd(choice: Choice, documents: int) -> Parts:
 
 def _retention(choice: Choice, documents: int) -> Parts:
     arms = [
-        _arm("nothing", _ALONE, CE, tuned="ce"),
+        _arm("plain", _ALONE, CE, tuned="ce"),
         _arm("replay", CE, tuned="ce"),
         _arm("KL", _ALONE, KL, tuned="kl"),
         _arm("LSSD", _ALONE, LSSD, tuned="ce-lssd"),
         _arm("MoL", MOL, tuned="mol"),
         _arm("replay + LSSD", LSSD, tuned="ce-lssd"),
     ]
-    pairs = [(arm.name, "nothing") for arm in arms[1:]]
-    weaker = [at_strength("nothing", strength) for strength in (0.75, 0.5)]
-    pairs += [(name, "nothing") for name in weaker] + [("LSSD", weaker[1])]
+    pairs = [(arm.name, "plain") for arm in arms[1:]]
+    weaker = [at_strength("plain", strength) for strength in (0.75, 0.5)]
+    pairs += [(name, "plain") for name in weaker] + [("LSSD", weaker[1])]
     groups = {"ce": CE, "kl": KL, "ce-lssd": LSSD, "mol": MOL}
-    return Parts(arms, pairs, groups, _EQUAL_FIELD, strengths={"nothing": [0.25, 0.5, 0.75]})
+    return Parts(arms, pairs, groups, _EQUAL_FIELD, strengths={"plain": [0.25, 0.5, 0.75]})
 
 
 def _joint(choice: Choice, documents: int) -> Parts:

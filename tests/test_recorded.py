@@ -47,7 +47,7 @@ def test_the_recorded_study_is_whole_and_claims(workspace: Workspace) -> None:
     assert {cell.state for line in grid(workspace, study) for cell in line} == {"done"}
     rows = results(workspace, study)
     assert {row["measured_by"] for row in rows} == {"study"}, "measured when all was done, strengths included"
-    assert {row["arm"] for row in rows} == {*study.arms, *(at_strength("nothing", s) for s in (0.25, 0.5, 0.75))}
+    assert {row["arm"] for row in rows} == {*study.arms, *(at_strength("plain", s) for s in (0.25, 0.5, 0.75))}
     assert len(study_reports.cards_of(workspace, study, summarise(rows))) == len(study.pairs)
 
 
