@@ -169,7 +169,6 @@ class Service:
     def _require_machine(self) -> None:
         if busy := self._claim():
             raise Busy(busy)
-        self._wanted_by = None  # whatever the last look at the queue had found
         if self._orders.qsize() >= WAITING:
             raise Busy(f"{WAITING} questions wait already: wait for their answers.")
 
@@ -182,24 +181,29 @@ class Service:
     def watch(self) -> None:
         """Look at the queue until the end, so that a job never waits long for the machine."""
         while not self.ending.wait(WATCH_SECONDS):
-            self._wanted_by = self._claim()
+            self._claim()
 
     def _claim(self) -> str | None:
-        """In one sentence, the job that has the machine or could start at once; None when the machine is ours."""
+        """In one sentence, the job that has the machine or could start at once; None when the machine is ours. The
+        writing thread goes by the latest answer."""
         with self._claim_lock:
-            if words := at_machine(self.workspace):
-                self._first_seen = None
-                return taken(words)
-            job = next_for_machine(self.workspace)
-            if job is None:
-                self._first_seen = None
-                return None
-            attempt = (job.id, job.status.attempt)
-            if self._first_seen is None or self._first_seen[0] != attempt:
-                self._first_seen = attempt, time.monotonic()
-            if time.monotonic() - self._first_seen[1] > PATIENCE_SECONDS:
-                return None
-            return taken(in_words(self.workspace, job))
+            self._wanted_by = self._look_around()
+            return self._wanted_by
+
+    def _look_around(self) -> str | None:
+        if words := at_machine(self.workspace):
+            self._first_seen = None
+            return taken(words)
+        job = next_for_machine(self.workspace)
+        if job is None:
+            self._first_seen = None
+            return None
+        attempt = (job.id, job.status.attempt)
+        if self._first_seen is None or self._first_seen[0] != attempt:
+            self._first_seen = attempt, time.monotonic()
+        if time.monotonic() - self._first_seen[1] > PATIENCE_SECONDS:
+            return None
+        return taken(in_words(self.workspace, job))
 
     # ---- work --------------------------------------------------------------------------------------------------------
 
@@ -338,7 +342,8 @@ class Service:
 
     def _take_lease(self) -> None:
         for _ in range(20):  # whoever only looks at the lease makes a single try fail now and then
-            with contextlib.ExitStack() as stack:
+            # nobody of ours looks at it between its being taken and its being named
+            with self._claim_lock, contextlib.ExitStack() as stack:
                 if stack.enter_context(lease(self.workspace, TALK)) is not None:
                     self._lease = stack.pop_all()
                     return

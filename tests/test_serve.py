@@ -68,7 +68,9 @@ def ended(client: Client, id: str) -> Exchange:
 def writing(client: Client, run: Run) -> str:
     """An exchange that is being written and has a good while to go."""
     id = client.ask([Voice(run=run.id)] * 4, ASK, sampling=LONG)
-    until(lambda: client.exchange(id).answers[0].ids)
+    until(lambda: client.exchange(id).answers[0].ids or client.exchange(id).is_final)
+    exchange = client.exchange(id)
+    assert exchange.state == "writing", f"{exchange.state}: {exchange.message} {client.status()}"
     return id
 
 

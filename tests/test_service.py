@@ -1,5 +1,6 @@
 """What the inference process does, without the process: whose turn it is, what fails, what an earlier one left."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -88,6 +89,25 @@ def test_a_job_at_the_machine_is_named(workspace: Workspace, run: Run) -> None:
     with lease(workspace, "a notebook"), pytest.raises(Busy, match=r"^A notebook has the machine"):
         made.losses(run=run.id, messages=[{"role": "user", "content": "x"}])
     made.ask(question(run))
+
+
+def test_its_own_taking_of_the_machine_is_not_somebody_elses(
+    workspace: Workspace, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is taken first and named then; a look between the two would read no name, or an old one."""
+    made, seen, write = Service(workspace, 60, 60), [], os.pwrite
+    looks = [threading.Thread(target=lambda: seen.append(made.status()["busy"]))]
+
+    def write_late(file: int, text: bytes, place: int) -> int:
+        looks[0].start()
+        looks[0].join(0.3)
+        return write(file, text, place)
+
+    monkeypatch.setattr("mixcpt.processes.os.pwrite", write_late)
+    made._take_lease()
+    looks[0].join(30)
+    assert seen == [None] and lease_holder(workspace) == "talk"
+    made._lease.close()
 
 
 def test_a_job_that_could_start_goes_first_but_not_for_ever(
