@@ -10,6 +10,7 @@ from app.words import ago, count, plain, printable
 from mixcpt.corpus import list_corpora
 from mixcpt.errors import MixcptError
 from mixcpt.estimate import minutes
+from mixcpt.measured import TOKENS
 from mixcpt.modelstore import BUILTIN_MODELS, is_there, terms_to_accept
 from mixcpt.settings import validate
 from mixcpt.studies import Study, grid, make, studies
@@ -125,8 +126,13 @@ def _choice(kind: Kind) -> Choice:
         help="Short runs on a tenth of the training documents choose a rate for each objective first, so that no side "
         "is held back by a rate that suits the other. Two studies have nothing to tune.",
     )  # fmt: skip
-    given = {"corpus": corpus, "then": then, "models": models, "tokens": int(tokens)}
-    return validate(Choice, given | {"seeds": list(range(int(seeds))), "tune": tune}, "this form")
+    measured = right.number_input(
+        "Measured at the end (tokens)", min_value=0, max_value=1_000_000, value=TOKENS, step=500, key="study_measured",
+        help="Every finished run is measured on so much of each held-out text, never on more than it read. Half of it "
+        "takes half the time and makes intervals over documents wider; 0 leaves only the measures on the way.",
+    )  # fmt: skip
+    given = {"corpus": corpus, "then": then, "models": models, "tokens": int(tokens), "tune": tune}
+    return validate(Choice, given | {"seeds": list(range(int(seeds))), "measured": int(measured)}, "this form")
 
 
 def _then(place: "st.delta_generator.DeltaGenerator", corpora: list[str], first: str) -> list[str]:
@@ -197,7 +203,7 @@ def _time_help(needed: Cost | None) -> str:
     if needed is None:
         return "Known once the model is here and this machine was measured."
     saved = f" The shared teacher cache saves {minutes(needed.saved)}." if needed.saved >= 1 else ""
-    return f"Training and the measures on the way, all runs one after the other.{saved} Questions come on top."
+    return f"Training and all measures, one run after the other.{saved} Questions come on top."
 
 
 def _arms(study: Study, needed: Cost | None) -> None:
@@ -206,8 +212,9 @@ def _arms(study: Study, needed: Cost | None) -> None:
     if needed:
         table[f"Time for {seeds} seed{'s' if seeds > 1 else ''}"] = [minutes(needed.arms[arm]) for arm in study.arms]
     st.dataframe(table, hide_index=True, key="study_arms")
-    if needed and needed.tuning:
-        st.caption(f"Tuning of the learning rates: {minutes(needed.tuning)}.")
+    if needed:
+        parts = {"Tuning of the learning rates": needed.tuning, "Measures at the end": needed.measuring}
+        st.caption(" ".join(f"{part}: {minutes(seconds)}." for part, seconds in parts.items() if seconds))
 
 
 def _detectable(able: Power) -> None:

@@ -41,6 +41,10 @@ def _add_choice(one: argparse.ArgumentParser) -> None:
     one.add_argument("--tokens", type=int, metavar="N", help="what each run reads (12,000); `study list` says of what")
     one.add_argument("--seeds", metavar="0,1,2", help="seeds, with commas between (0,1,2)")
     one.add_argument("--no-tune", action="store_true", help="take one learning rate for all arms")
+    one.add_argument(
+        "--measured", type=int, metavar="N",
+        help="tokens of each held-out text that finished runs are measured on (5,000); 0: none",
+    )  # fmt: skip
     one.add_argument("--name", help="of the experiment; one is made up when not given")
 
 
@@ -60,6 +64,7 @@ def _chosen(workspace: Workspace, options: argparse.Namespace) -> Any:
         "tokens": options.tokens,
         "seeds": options.seeds and _seeds(options.seeds),
         "tune": False if options.no_tune else None,
+        "measured": options.measured,
     }
     choice = validate(Choice, {key: value for key, value in given.items() if value is not None}, "the command line")
     return make(workspace, options.study, choice, options.name or "")
@@ -127,6 +132,8 @@ def plan(workspace: Workspace, options: argparse.Namespace) -> None:
         print(f"  {arm:32} {minutes(needed.arms[arm])} for {len(study.choice.seeds)} seeds")
     if needed.tuning:
         print(f"  {'tuning of the learning rates':32} {minutes(needed.tuning)}")
+    if needed.measuring:
+        print(f"  {'measures at the end':32} {minutes(needed.measuring)}")
     print(f"{needed.runs} runs, {minutes(needed.total)} in all; the shared teacher cache saves {minutes(needed.saved)}")
     print(able.words())
 

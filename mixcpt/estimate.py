@@ -173,9 +173,18 @@ def estimate(
         "logits": _logits(stage, shape, device, precision, tokens),
     }
     needed = _of_samples(stage, shape, _known(sizes)) if isinstance(stage, Sft) else _of_rows(stage, shape, cached)
-    share = efficiency(device, precision) * (STAGE_TWO if isinstance(stage, Sft) and device == "cpu" else 1)
-    seconds = needed / ((gflops or _GPU_GFLOPS) * 1e9 * share)
+    share = STAGE_TWO if isinstance(stage, Sft) and device == "cpu" else 1
+    seconds = _seconds(needed, device, precision, gflops) / share
     return Estimate(round(SLACK * sum(parts.values())), seconds, parts)
+
+
+def reading_seconds(shape: Shape, tokens: float, *, device: str, precision: str, gflops: float | None) -> float:
+    """Time in which a model reads so many tokens and tells the loss of each; `gflops` as `estimate`."""
+    return _seconds(tokens * sum(_passes(shape)), device, precision, gflops)
+
+
+def _seconds(operations: float, device: str, precision: str, gflops: float | None) -> float:
+    return operations / ((gflops or _GPU_GFLOPS) * 1e9 * efficiency(device, precision))
 
 
 def efficiency(device: str, precision: str) -> float:

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from mixcpt import machine
 from mixcpt.coverage import Coverage, cover, coverage, known, origin_of, segments_of
-from mixcpt.estimate import Estimate, SampleSizes, Shape, estimate, operations, require_memory, shape_of
+from mixcpt.estimate import (
+    Estimate,
+    SampleSizes,
+    Shape,
+    estimate,
+    operations,
+    reading_seconds,
+    require_memory,
+    shape_of,
+)
 from mixcpt.machine import Machine
 from mixcpt.modelstore import ensure_model, find_folder
 from mixcpt.runs import Run
@@ -74,8 +83,7 @@ def estimate_in_turn(workspace: Workspace, stages: Sequence[AnyStage]) -> list[E
             at_hand = held.setdefault(origin.folder, set(known(workspace, origin)))
             cached = cover(segments, at_hand).saved
             at_hand.update(segments.keys)
-            device, precision = here.device, here.precision
-            gflops = machine.peak_gflops(facts, device, precision) if device == "cpu" else None
+            device, precision, gflops = _speed(stage, facts)
             needed = estimate(stage, here.shape, device=device, precision=precision, gflops=gflops, cached=cached)
             here = replace(here, needed=needed)
         found.append(_fitting(stage, here))
@@ -101,8 +109,7 @@ def estimate_at_once(workspace: Workspace, stage: AnyStage) -> Estimate | None:
 def _outlook(
     workspace: Workspace, stage: AnyStage, folder: Path, facts: Machine, sizes: SampleSizes | None = None
 ) -> Outlook:
-    device, precision = machine.resolve(stage.model, facts)
-    gflops = machine.peak_gflops(facts, device, precision) if device == "cpu" else None
+    device, precision, gflops = _speed(stage, facts)
     shape = shape_of(folder)
     if isinstance(stage, Sft) and sizes is None:
         sizes = sample_sizes(workspace, stage)
@@ -112,6 +119,22 @@ def _outlook(
     needed = replace(needed, at_hand=cover.share if cover else None)
     free = facts.cuda.memory_free_gb if device == "cuda" and facts.cuda else facts.memory_available_gb
     return Outlook(needed, free * 1e9, device, precision, shape, sizes, cover)
+
+
+def seconds_of_reading(workspace: Workspace, stage: AnyStage, tokens: float) -> float | None:
+    """Time in which the stage's model reads so many tokens here; None while it is not there or the machine not
+    measured."""
+    folder, facts = find_folder(workspace, stage.model.name), machine.read(workspace)
+    if folder is None or facts is None:
+        return None
+    device, precision, gflops = _speed(stage, facts)
+    return reading_seconds(shape_of(folder), tokens, device=device, precision=precision, gflops=gflops)
+
+
+def _speed(stage: AnyStage, facts: Machine) -> tuple[str, str, float | None]:
+    """Device and precision of a stage here, and how fast the CPU is in it."""
+    device, precision = machine.resolve(stage.model, facts)
+    return device, precision, machine.peak_gflops(facts, device, precision) if device == "cpu" else None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from mixcpt.builtin import SOURCES, find_source
 from mixcpt.drafts import as_name
 from mixcpt.errors import BadInput, NotFound
-from mixcpt.measured import TOKENS
 from mixcpt.overview import RunSummary, overview
 from mixcpt.planned import planned
 from mixcpt.recipe import Recipe
@@ -37,7 +36,7 @@ class Study(Config):
         [], label="Noise", help="Shares of documents that are spoiled in copies of the corpus."
     )
     measured: int = setting(
-        TOKENS, label="Measured", unit="tokens", ge=0, help="Of each held-out text read at the end; 0: nothing is."
+        0, label="Measured", unit="tokens", ge=0, help="Of each held-out text read at the end; 0: nothing is."
     )
 
     @property
@@ -109,7 +108,7 @@ def make(workspace: Workspace, id: str, choice: Choice, name: str = "") -> Study
         pairs=parts.pairs,
         strengths=parts.strengths,
         noise=parts.noise,
-        measured=min(TOKENS, choice.tokens),
+        measured=min(choice.measured, choice.tokens),
     )
 
 

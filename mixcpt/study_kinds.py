@@ -12,6 +12,7 @@ from typing import Any
 
 from mixcpt.drafts import default_stage
 from mixcpt.further import with_field
+from mixcpt.measured import TOKENS
 from mixcpt.recipe import Arm, Tuning
 from mixcpt.settings import Config, override, setting
 from mixcpt.stages import Stage
@@ -44,6 +45,13 @@ class Choice(Config):
     )
     seeds: list[int] = setting([0, 1, 2], label="Seeds", min_length=1, help="Every arm is run once per seed.")
     tune: bool = setting(True, label="Tune learning rates", help="Short runs choose a rate for each objective first.")
+    measured: int = setting(
+        TOKENS,
+        label="Measured at the end",
+        unit="tokens",
+        ge=0,
+        help="Of each held-out text, read with every finished run, and never more than a run reads; 0: nothing is.",
+    )
 
     @property
     def corpora(self) -> list[str]:

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mixcpt import matrix, study_reports
+from mixcpt.builtin import GENERAL
 from mixcpt.errors import BadInput, Interrupted, MixcptError
 from mixcpt.jobs import MOVING, Job, Jobs
 from mixcpt.measured import Order, points
 from mixcpt.measured import submit as submit_measure
 from mixcpt.modelstore import ensure_model
 from mixcpt.noise import noisy_copy
-from mixcpt.outlook import estimate_in_turn
+from mixcpt.outlook import estimate_in_turn, seconds_of_reading
 from mixcpt.overview import overview
-from mixcpt.planned import planned
+from mixcpt.planned import PlannedRun, planned
 from mixcpt.recipes import Plan, check_fits, launch
 from mixcpt.runs import Run, Runs
 from mixcpt.studies import Study, grid, last_runs, open_study, save
@@ -37,12 +38,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a study takes on this machine, in seconds of scoring, training and measuring while training: per arm over
-    all its seeds, of the tuning, and in all. `saved` is how much longer it would take if its runs shared no teacher
-    cache. Questions, and the measures at the end, are not counted."""
+    """What a study takes on this machine, in seconds of scoring, training and measuring: per arm over all its seeds
+    until it is trained, of the tuning, of the measures at the end, and in all. `saved` is how much longer it would
+    take if its runs shared no teacher cache. Questions are not counted."""
 
     arms: dict[str, float]
     tuning: float
+    measuring: float
     total: float
     saved: float
     runs: int
@@ -69,8 +71,22 @@ def cost(workspace: Workspace, study: Study) -> Cost | None:
     for one, needed in zip(runs, seconds[len(tries) :], strict=True):
         for arm in one.arms:
             arms[arm] += needed / len(one.arms)
-    total = sum(seconds)
-    return Cost(dict(arms), sum(seconds[: len(tries)]), total, max(0.0, sum(alone) - total), len(runs))
+    training, measuring = sum(seconds), _measuring(workspace, study, runs)
+    saved = max(0.0, sum(alone) - training)
+    return Cost(dict(arms), sum(seconds[: len(tries)]), measuring, training + measuring, saved, len(runs))
+
+
+def _measuring(workspace: Workspace, study: Study, runs: Sequence[PlannedRun]) -> float:
+    """Seconds that the measures at the end take: the field or fields, every kind of general text and the prompts are
+    read by the runs that arms end with, of several corpora by all runs, at each strength. What the base reads once is
+    not counted."""
+    texts = len(set(study.choice.corpora)) + len(GENERAL) + 1
+    seconds = 0.0
+    for one in runs:
+        if one.last or study.recipe.then:
+            strengths = 1 + sum(len(study.strengths.get(arm, [])) for arm in one.arms)
+            seconds += seconds_of_reading(workspace, one.stage, strengths * texts * study.measured) or 0.0
+    return seconds
 
 
 def carry_on(

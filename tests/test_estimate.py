@@ -26,6 +26,7 @@ from mixcpt.estimate import (
     estimate,
     minutes,
     operations,
+    reading_seconds,
     require_memory,
     shape_of,
     trained_parameters,
@@ -162,6 +163,8 @@ def test_seconds_by_hand() -> None:
         return estimate(stage(**changes), TINY, device="cpu", precision="bf16", gflops=1.0).seconds
 
     assert seconds() == pytest.approx((training + teacher + measuring) / speed)
+    read = reading_seconds(TINY, 60, device="cpu", precision="bf16", gflops=1.0)
+    assert read == pytest.approx(measuring / 2 / speed)
     assert seconds(objective__retention="none") == pytest.approx((training + measuring) / speed)
     again = 64 * 160
     recomputed = (training + teacher + measuring + again) / speed

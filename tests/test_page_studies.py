@@ -68,13 +68,14 @@ def test_every_field_reaches_the_study_and_it_starts_once(studio: Workspace) -> 
     app.number_input(key="study_seeds").set_value(2).run()
     app.number_input(key="study_tokens").set_value(3000).run()
     app.toggle(key="study_tune").set_value(False).run()
+    app.number_input(key="study_measured").set_value(1500).run()
     app.selectbox(key="study_model").set_value("smollm2-135m").run()
     app.selectbox(key="study_corpus").set_value("builtin/atlas").run()
     app.text_input(key="study_name_lssd-atlas").set_value("first").run()
     app.button(key="study_start").click().run()
     (study,) = studies(studio)
     assert (study.name, study.kind) == ("first", "lssd")
-    assert study.choice == Choice(tokens=3000, seeds=[0, 1], tune=False)
+    assert study.choice == Choice(tokens=3000, seeds=[0, 1], tune=False, measured=1500) and study.measured == 1500
     (job,) = [job for job in Jobs(studio).all() if job.kind == "study"]
     assert job.payload == {"study": "first"} and job.state == "queued"
     assert not app.exception and "0 of 4 runs done" in "".join(str(one.proto) for one in app.get("progress"))

@@ -125,6 +125,7 @@ def test_what_a_study_cannot_be_made_of_is_refused(small_corpora: Workspace) -> 
 def test_a_study_is_kept_and_its_name_is_its_own(small_corpora: Workspace) -> None:
     study = make(small_corpora, "lssd", choice())
     assert study.name == "lssd-field"
+    assert study.measured == 1000 and make(small_corpora, "lssd", choice(measured=0)).measured == 0
     save(small_corpora, study)
     save(small_corpora, study)
     assert open_study(small_corpora, "lssd-field") == study and studies(small_corpora) == [study]

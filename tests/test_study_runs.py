@@ -12,6 +12,7 @@ from made import made_run
 from mixcpt import doctor, machine, study_runs, worker
 from mixcpt.cli import main
 from mixcpt.errors import BadInput, MixcptError
+from mixcpt.estimate import reading_seconds, shape_of
 from mixcpt.jobs import Jobs
 from mixcpt.matrices import arms
 from mixcpt.measured import points
@@ -252,7 +253,16 @@ def test_the_cost_is_the_sum_over_runs_and_the_cache_is_shared(
     whole = study_runs.cost(small_corpora, study)
     assert whole is not None and whole.runs == 4 and whole.tuning == 0
     assert sum(whole.arms.values()) == pytest.approx(whole.total)
-    assert whole.arms["LSSD on"] > whole.arms["LSSD off"]
+    assert whole.arms["LSSD on"] > whole.arms["LSSD off"] and whole.measuring == 0
+    # Four runs, two of them at half strength too, read the field, five kinds of general text and the prompts.
+    measured = study_runs.cost(
+        small_corpora, study.model_copy(update={"measured": 60, "strengths": {"LSSD off": [0.5]}})
+    )
+    assert measured is not None and measured.total == pytest.approx(whole.total + measured.measuring)
+    one_token = reading_seconds(
+        shape_of(tiny_model_folder), 1, device="cpu", precision="fp32", gflops=machine.peak_gflops(facts, "cpu", "fp32")
+    )
+    assert measured.measuring == pytest.approx(6 * 7 * 60 * one_token)
     # Long enough that every document is read: the second seed finds the teacher's states of the first.
     long = override(study, {"recipe.cpt.mixture.budget_tokens": 40_000})
     first = override(long, ONE_SEED)
@@ -301,6 +311,7 @@ def test_the_commands_say_what_there_is_and_refuse_nonsense(
     assert [(one["name"], one["runs"], one["done"]) for one in listed["begun"]] == [("tiny", 4, 0)]
     assert main(["study", "list"]) == 0 and "0 of 4 runs done" in capsys.readouterr().out
     plan = ["study", "plan", "lssd", "--corpus", "field", "--model", str(tiny_model_folder), "--seeds", "3,4"]
+    assert main([*plan, "--measured", "-1"]) == 2 and "measured" in capsys.readouterr().err
     assert main([*plan, "--yaml"]) == 0 and "seeds:\n- 3\n- 4\n" in capsys.readouterr().out
     assert main(["study", "plan", "lssd", "--seeds", "a"]) == 2 and "--seeds 'a'" in capsys.readouterr().err
     assert main(["study", "report", "tiny"]) == 2 and "No run of the study 'tiny'" in capsys.readouterr().err
