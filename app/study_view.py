@@ -14,6 +14,7 @@ from mixcpt.errors import NotFound
 from mixcpt.findings import cautions
 from mixcpt.jobs import MOVING, Job
 from mixcpt.studies import Cell, Study, grid, open_study
+from mixcpt.study_reports import findings, to_html, to_markdown
 from mixcpt.study_results import matrices_of, pairs_of, results
 from mixcpt.study_runs import job_of, stop, submit
 
@@ -165,12 +166,12 @@ def _take_along(study: Study, rows: list[Row]) -> None:
     workspace = state.workspace()
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
-            "Report as HTML", lambda: study_reports.to_html(workspace, study), f"{printable(study.name)}.html",
+            "Report as HTML", lambda: to_html(findings(workspace, study)), f"{printable(study.name)}.html",
             "text/html", key="study_html", icon=":material/description:", on_click="ignore",
             help="Question, claims, tables, charts and claim cards in one file that needs no network.",
         )  # fmt: skip
         st.download_button(
-            "Report as Markdown", lambda: study_reports.to_markdown(workspace, study), f"{printable(study.name)}.md",
+            "Report as Markdown", lambda: to_markdown(findings(workspace, study)), f"{printable(study.name)}.md",
             "text/markdown", key="study_md", icon=":material/description:", on_click="ignore",
             help="The same without charts.",
         )  # fmt: skip

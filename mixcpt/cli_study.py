@@ -191,7 +191,7 @@ def report(workspace: Workspace, options: argparse.Namespace) -> None:
     from mixcpt.studies import open_study
 
     write = {"md": study_reports.to_markdown, "html": study_reports.to_html}[options.to]
-    text = write(workspace, open_study(workspace, options.study))
+    text = write(study_reports.findings(workspace, open_study(workspace, options.study)))
     if options.out:
         options.out.write_text(text, encoding="utf-8")
         return print(options.out)

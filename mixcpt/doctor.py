@@ -4,6 +4,7 @@ Measuring never fails: what does not work is part of the answer.
 """
 
 import functools
+import logging
 import platform
 import shutil
 import time
@@ -100,6 +101,8 @@ def _gpu_gflops() -> float | None:
 @functools.cache
 def _nf4(device: str) -> tuple[str | None, str | None]:
     """The version of bitsandbytes, and why NF4 does not work on `device` (None: it does). Quantises and multiplies."""
+    # It looks for faster kernels on a hub, and warns of what nobody needs when it finds none.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         import bitsandbytes
         from bitsandbytes.autograd._functions import matmul_4bit

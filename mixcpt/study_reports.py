@@ -8,6 +8,7 @@ What this gives up: a report is of its moment; it is written anew each time the 
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mixcpt import charts, matrices
@@ -20,6 +21,7 @@ from mixcpt.diagnosis_table import in_short
 from mixcpt.errors import BadInput
 from mixcpt.figures import signed
 from mixcpt.matrices import ArmMatrix
+from mixcpt.measured import TOKENS
 from mixcpt.notes import escape_for_files, fenced, table_for_files
 from mixcpt.plotting import Code, Heading, Part, Table, as_html
 from mixcpt.studies import Study
@@ -29,25 +31,58 @@ from mixcpt.workspace import Workspace, now, write_atomic
 _MATRICES = "Every corpus after every stage, mean over seeds (bits per byte, and the difference to the base)"
 
 
-def parts(workspace: Workspace, study: Study) -> list[Part]:
-    """The report as parts of a page.
+@dataclass(frozen=True)
+class Findings:
+    """What a study has found so far: its runs, its arms, the matrices of several corpora, claim cards, the diagnosis in
+    a sentence with its signs, and how it was done."""
 
-    Raises:
-        BadInput: no run is done yet.
-    """
-    rows, arms, found = _found(workspace, study)
-    sentence, signs = in_short(workspace, rows)
+    study: Study
+    rows: list[Row]
+    arms: list[Row]
+    chains: list[ArmMatrix]
+    cards: list[Card]
+    diagnosis: str
+    signs: Table
+    how: Table
+
+
+def findings(workspace: Workspace, study: Study) -> Findings:
+    """Raises BadInput when no run is done yet."""
+    rows = results(workspace, study)
+    if not rows:
+        raise BadInput(
+            f"No run of the study {study.name!r} is done yet: carry it on with `mixcpt study run {study.name}`."
+        )
+    arms = summarise(rows)
+    return Findings(
+        study,
+        rows,
+        arms,
+        matrices_of(workspace, study),
+        cards_of(workspace, study, arms),
+        *in_short(workspace, rows),
+        _how(workspace, study),
+    )
+
+
+def to_html(found: Findings) -> str:
+    return as_html([f"Written {now()} by Mix-CPT Studio.", *_parts(found)], found.study.title)
+
+
+def _parts(found: Findings) -> list[Part]:
+    """The report as parts of a page."""
+    rows, arms, chains = found.rows, found.arms, found.chains
     told: list[Part] = [
-        study.question,
-        *_answer(found),
+        found.study.question,
+        *_answer(found.cards),
         Heading("The arms"),
         differences_table(arms),
         measured_on(rows),
     ]
-    if chains := matrices_of(workspace, study):
+    if chains:
         told += [Heading(_MATRICES), charts.matrices_chart(chains), *_transfers(chains)]
     told += [Heading("Gain against forgetting"), charts.plane(on_plane(rows))]
-    told += [Heading("Differences seed by seed"), charts.seeds(reference_first(study, rows))]
+    told += [Heading("Differences seed by seed"), charts.seeds(reference_first(found.study, rows))]
     if formats := formats_table(arms):
         told += [Heading(FORMATS), formats, HOW_TO_READ_FORMATS]
     if tasks(arms):
@@ -56,66 +91,54 @@ def parts(workspace: Workspace, study: Study) -> list[Part]:
         Heading("Seed by seed"),
         _points(rows),
         Heading("Diagnosis"),
-        sentence,
-        *([signs] if signs.rows else []),
+        found.diagnosis,
+        *([found.signs] if found.signs.rows else []),
         Heading("How it was done"),
-        _how(workspace, study),
-        Code(_again(study)),
+        found.how,
+        Code(_again(found.study)),
     ]
-    for card in found:
+    for card in found.cards:
         told += as_parts(card)
     return told
 
 
-def to_html(workspace: Workspace, study: Study) -> str:
-    """Raises as `parts`."""
-    return as_html([f"Written {now()} by Mix-CPT Studio.", *parts(workspace, study)], study.title)
-
-
-def to_markdown(workspace: Workspace, study: Study) -> str:
-    """Raises as `parts`."""
-    rows, arms, found = _found(workspace, study)
+def to_markdown(found: Findings) -> str:
+    study, answer = found.study, _answer(found.cards)
     blocks = [
         f"# {escape_for_files(study.title)}",
         escape_for_files(study.question),
         f"*Written {now()} by Mix-CPT Studio.*",
+        "\n".join(f"- {escape_for_files(part)}" for part in answer if isinstance(part, str)),
+        *(f"{_markdown(part)}\n\n{escape_for_files(part.note)}" for part in answer if isinstance(part, Table)),
+        "## The arms",
+        _markdown(differences_table(found.arms)),
+        escape_for_files(measured_on(found.rows)),
     ]
-    answer = _answer(found)
-    blocks.append("\n".join(f"- {escape_for_files(part)}" for part in answer if isinstance(part, str)))
-    blocks += [f"{_markdown(part)}\n\n{escape_for_files(part.note)}" for part in answer if isinstance(part, Table)]
-    blocks += ["## The arms", _markdown(differences_table(arms)), escape_for_files(measured_on(rows))]
-    if chains := matrices_of(workspace, study):
-        blocks.append(f"## {_MATRICES}")
-        blocks += [
-            f"{escape_for_files(chain.title)}\n\n{table_for_files(matrices.as_table(chain))}" for chain in chains
-        ]
-        blocks.append("\n".join(f"- {escape_for_files(sentence)}" for sentence in _transfers(chains)))
-    if formats := formats_table(arms):
+    if found.chains:
+        blocks += [f"## {_MATRICES}", matrices_markdown(found.chains)]
+    if formats := formats_table(found.arms):
         blocks += [f"## {FORMATS}", _markdown(formats), escape_for_files(HOW_TO_READ_FORMATS)]
-    blocks += ["## Seed by seed", _markdown(_points(rows))]
-    sentence, signs = in_short(workspace, rows)
-    blocks += ["## Diagnosis", escape_for_files(sentence), *([_markdown(signs)] if signs.rows else [])]
-    blocks += ["## How it was done", _markdown(_how(workspace, study)), fenced(_again(study), "bash"), "## Claim cards"]
-    return "\n\n".join([*blocks, *(card_markdown(card).rstrip() for card in found)]) + "\n"
+    blocks += ["## Seed by seed", _markdown(_points(found.rows))]
+    signs = [_markdown(found.signs)] if found.signs.rows else []
+    blocks += ["## Diagnosis", escape_for_files(found.diagnosis), *signs]
+    blocks += ["## How it was done", _markdown(found.how), fenced(_again(study), "bash"), "## Claim cards"]
+    return "\n\n".join([*blocks, *(card_markdown(card).rstrip() for card in found.cards)]) + "\n"
+
+
+def matrices_markdown(chains: Sequence[ArmMatrix]) -> str:
+    """The forgetting matrix of each arm, and what came of it in sentences."""
+    tables = [f"{escape_for_files(chain.title)}\n\n{table_for_files(matrices.as_table(chain))}" for chain in chains]
+    told = "\n".join(f"- {escape_for_files(sentence)}" for sentence in _transfers(chains))
+    return "\n\n".join([*tables, told])
 
 
 def write(workspace: Workspace, study: Study) -> list[Path]:
-    """Both reports into the experiment's folder; returns where they lie. Raises as `parts`."""
-    folder = workspace.experiments / study.name
+    """Both reports into the experiment's folder; returns where they lie. Raises as `findings`."""
+    folder, found = workspace.experiments / study.name, findings(workspace, study)
     paths = [folder / "report.html", folder / "report.md"]
-    for path, text in zip(paths, (to_html(workspace, study), to_markdown(workspace, study)), strict=True):
+    for path, text in zip(paths, (to_html(found), to_markdown(found)), strict=True):
         write_atomic(path, text)
     return paths
-
-
-def _found(workspace: Workspace, study: Study) -> tuple[list[Row], list[Row], list[Card]]:
-    rows = results(workspace, study)
-    if not rows:
-        raise BadInput(
-            f"No run of the study {study.name!r} is done yet: carry it on with `mixcpt study run {study.name}`."
-        )
-    arms = summarise(rows)
-    return rows, arms, cards_of(workspace, study, arms)
 
 
 def cards_of(workspace: Workspace, study: Study, arms: Sequence[Row]) -> list[Card]:
@@ -186,6 +209,7 @@ def _how(workspace: Workspace, study: Study) -> Table:
         ["Budget", f"{choice.tokens:,} tokens"],
         ["Seeds", ", ".join(map(str, choice.seeds))],
         ["Learning rates", f"tuned: {', '.join(tuned.groups)}" if tuned else "not tuned"],
+        ["Measured at the end", f"at most {study.measured:,} tokens of each text" if study.measured else "–"],
     ]
     if able.gain is not None and able.forgetting is not None:
         words = f"gain {able.gain:.3f}, forgetting {able.forgetting:.3f} bits per byte. {able.origin}"
@@ -199,6 +223,8 @@ def _again(study: Study) -> str:
     if choice.then:
         options += ["--then", ",".join(choice.then)]
     options += ["--tokens", str(choice.tokens), "--seeds", ",".join(map(str, choice.seeds))]
+    if study.measured != min(TOKENS, choice.tokens):
+        options += ["--measured", str(study.measured)]
     return shlex.join(["mixcpt", "study", "run", study.kind, *options, *([] if choice.tune else ["--no-tune"])])
 
 

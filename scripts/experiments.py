@@ -20,11 +20,9 @@ from playwright.sync_api import Browser
 from mixcpt import charts, study_reports
 from mixcpt.claim_table import glance
 from mixcpt.columns import differences_table, formats_table
-from mixcpt.compare import summarise
 from mixcpt.notes import table_for_files
 from mixcpt.plotting import Table
 from mixcpt.studies import Study, open_study
-from mixcpt.study_results import results
 from mixcpt.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
@@ -38,22 +36,25 @@ PLACE = re.compile(r"(<!-- study (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def told(workspace: Workspace, study: Study, browser: Browser) -> str:
     """What the document says of a study, as Markdown; its report and charts are written beside it."""
-    rows = results(workspace, study)
-    arms = summarise(rows)
+    found = study_reports.findings(workspace, study)
+    rows = found.rows
     drawings = {
         "plane": ("Gain against forgetting", charts.plane(study_reports.on_plane(rows))),
         "curves": ("Forgetting over tokens", charts.forgetting_curves([row for row in rows if row["curve"]])),
         "seeds": ("Differences seed by seed", charts.seeds(study_reports.reference_first(study, rows))),
     }
     report = FOLDER / f"{study.name}.md"
-    report.write_text(study_reports.to_markdown(workspace, study), encoding="utf-8")
-    tables = [differences_table(arms), formats_table(arms)]
+    report.write_text(study_reports.to_markdown(found), encoding="utf-8")
+    tables = [differences_table(found.arms), formats_table(found.arms)]
     parts = [markdown(table) for table in tables if table]
+    if found.chains:
+        drawings = {"matrices": ("Every corpus after every stage", charts.matrices_chart(found.chains))} | drawings
+        parts.append(study_reports.matrices_markdown(found.chains))
     for name, (title, figure) in drawings.items():
         path = FOLDER / f"{study.name}-{name}.svg"
         path.write_text(as_svg(figure, browser), encoding="utf-8")
         parts.append(f"![{title}](experiments/{path.name})")
-    claims = glance([card.claims for card in study_reports.cards_of(workspace, study, arms)])
+    claims = glance([card.claims for card in found.cards])
     parts += [
         markdown(claims),
         claims.note,

@@ -19,7 +19,7 @@ from mixcpt.stages import Stage
 from mixcpt.studies import make as make_study
 from mixcpt.studies import save
 from mixcpt.study_kinds import Choice
-from mixcpt.study_reports import to_html, to_markdown
+from mixcpt.study_reports import findings, to_html, to_markdown
 from mixcpt.workspace import Workspace
 
 STAGE = validate(
@@ -323,10 +323,10 @@ def test_pages_to_take_along_have_a_table_of_the_format(workspace: Workspace) ->
     study = make_study(workspace, "lssd", Choice(seeds=[0], tune=False), name="mine")
     save(workspace, study)
     runs = [formed(made_run(workspace, experiment="mine", arm="LSSD on"), SHARES)]
-    page, report = as_html(workspace, runs), to_markdown(workspace, study)
+    page, report = as_html(workspace, runs), to_markdown(findings(workspace, study))
     assert "<h2>Form of the answers</h2>" in page and "Well formed, alpaca (of 8 answers)" in page
     assert "## Form of the answers" in report and "| LSSD on | 0 | 50% (25% to 75%) |" in report.replace("\\", "")
-    assert to_html(workspace, study).count("<h2>Form of the answers</h2>") == 1
+    assert to_html(findings(workspace, study)).count("<h2>Form of the answers</h2>") == 1
 
 
 def test_columns_of_several_seeds_have_the_spread_over_them(workspace: Workspace) -> None:

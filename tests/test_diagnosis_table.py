@@ -7,7 +7,7 @@ from mixcpt.comparison import as_html
 from mixcpt.diagnosis_table import in_short
 from mixcpt.studies import make, save
 from mixcpt.study_kinds import Choice
-from mixcpt.study_reports import to_html, to_markdown
+from mixcpt.study_reports import findings, to_html, to_markdown
 from mixcpt.workspace import Workspace
 
 
@@ -58,8 +58,8 @@ def test_the_reports_of_a_study_tell_it(workspace: Workspace) -> None:
     plain = stage_of(objective__retention="none")
     bad = made_run(workspace, experiment="mine", arm="LSSD off", forgetting=0.4, stage=plain)
     made_run(workspace, experiment="mine", arm="LSSD on", forgetting=0.0)
-    written = to_markdown(workspace, study)
+    written = to_markdown(findings(workspace, study))
     told = written.partition("## Diagnosis")[2].partition("## How it was done")[0].replace("\\", "")
     assert "1 of 2 runs show no sign of failure." in told
     assert f"| LSSD off | 0 | {bad.id} | Catastrophic forgetting |" in told and "| LSSD on |" not in told
-    assert "<td>Catastrophic forgetting</td>" in to_html(workspace, study)
+    assert "<td>Catastrophic forgetting</td>" in to_html(findings(workspace, study))

@@ -2,10 +2,10 @@
 
 from made import made_run, stage_of
 
-from mixcpt import study_reports
 from mixcpt.settings import override
 from mixcpt.studies import Study, make, save
 from mixcpt.study_kinds import Choice
+from mixcpt.study_reports import findings, to_html, to_markdown
 from mixcpt.workspace import Workspace
 
 
@@ -23,7 +23,7 @@ def begun(workspace: Workspace, forgetting: dict[int, float]) -> Study:
 
 def test_differences_are_sentences_and_all_claims_a_table(workspace: Workspace) -> None:
     study = begun(workspace, {100: 0.9, 80: 0.9, 60: 0.9, 40: 0.4})
-    text = study_reports.to_markdown(workspace, study)
+    text = to_markdown(findings(workspace, study))
     answer = text[: text.index("## The arms")]
     told = [line for line in answer.splitlines() if line.startswith("- ")]
     assert len(told) == 1 and told[0].startswith("- 40 % field forgets 0.4"), told
@@ -35,10 +35,10 @@ def test_differences_are_sentences_and_all_claims_a_table(workspace: Workspace) 
 
 def test_the_page_has_the_same_table(workspace: Workspace) -> None:
     study = begun(workspace, {100: 0.9, 80: 0.9, 60: 0.9, 40: 0.4})
-    page = study_reports.to_html(workspace, study)
+    page = to_html(findings(workspace, study))
     assert "40 % field − 100 % field" in page and "Better, worse: a difference after Holm" in page
 
 
 def test_where_nothing_differs_that_is_said(workspace: Workspace) -> None:
     study = begun(workspace, {100: 0.5, 80: 0.5, 60: 0.5, 40: 0.5})
-    assert "- No two arms differ in gain or forgetting beyond noise." in study_reports.to_markdown(workspace, study)
+    assert "- No two arms differ in gain or forgetting beyond noise." in to_markdown(findings(workspace, study))
