@@ -9,7 +9,8 @@ app: $(INSTALLED)
 	.venv/bin/mixcpt app
 
 test: $(INSTALLED)
-	CHROMIUM=$$(bash scripts/chromium.sh) || true; export CHROMIUM; .venv/bin/pytest
+	CHROMIUM=$$(bash scripts/chromium.sh) || true; export CHROMIUM; \
+	OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses 2 --dist loadfile
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check $(CODE)
