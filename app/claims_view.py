@@ -57,6 +57,7 @@ def claim_list(pairs: Sequence[Pair], domain_tokens: int | None, *, key: str, co
     """What is claimed of each pair, with the way to its card, and returned; of more than a few pairs first a table of
     all claims. `command` is that on the card, where it is not `mixcpt compare`."""
     told = claims(pairs, None if domain_tokens else state.workspace())
+    command = command or claim_cards.compare_command(pairs, domain_tokens)
     many = len(pairs) > FEW
     if many:
         _glance(told)

@@ -109,6 +109,8 @@ def differences(arms: Sequence[Row], *, key: str) -> None:
     """The tables of arms: what each gained, forgot and answered, against the base, and the form of its answers."""
     st.subheader("Differences to the base", anchor=False, help=columns.HOW_TO_READ)
     _table(arms, columns.columns(arms), key)
+    if words := columns.against(arms):
+        st.caption(plain(words))
     if formats := columns.format_columns(arms):
         st.subheader(columns.FORMATS, anchor=False, help=columns.HOW_TO_READ_FORMATS)
         _table([arm for arm in arms if templates([arm])], formats, f"{key}_formats")

@@ -36,10 +36,18 @@ def plane(rows: Sequence[Row], runs: Sequence[Run]) -> None:
         event = show.chart(_figure(_what(shown), pareto, tolerance, shown), key="compare_plane", select=True)
         if taken_anew and shown:
             st.caption(_how_sure(shown))
+            if not measured.alike(run for run in runs if run.id in {row["run"] for row in shown}):
+                st.caption(_UNLIKE)
         if tolerance is not None and shown:
             found = within_words(shown, tolerance)
             st.markdown(f"**{plain(found.title)}** {plain(found.words)}.".replace("**** ", ""))
         _clicked(event, rows)
+
+
+_UNLIKE = (
+    ":orange[:material/warning:] These runs were not measured on the same text, or not on equally much of it, so their "
+    "places differ by that too. *Measure all* puts them on the same."
+)
 
 
 def _sides(rows: Sequence[Row], runs: Sequence[Run]) -> bool:

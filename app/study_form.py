@@ -167,7 +167,9 @@ def _plan(study: Study) -> None:
     workspace = state.workspace()
     missing = [model for model in study.choice.models if not is_there(workspace, model)]
     terms = [model for model in missing if terms_to_accept(workspace, model)]
-    needed = None if missing or state.machine() is None else _cost(study.recipe.model_dump_json(), study)
+    needed = (
+        None if missing or state.machine() is None else _cost(study.recipe.model_dump_json(), study.measured, study)
+    )
     st.markdown("#### What it takes")
     seeds = len(study.choice.seeds)
     runs, time = st.columns(2)
@@ -191,7 +193,7 @@ def _plan(study: Study) -> None:
 
 
 @st.cache_data(show_spinner="Estimating …", ttl=60, max_entries=32)
-def _cost(recipe: str, _study: Study) -> Cost | None:
+def _cost(recipe: str, measured: int, _study: Study) -> Cost | None:
     try:
         return cost(state.workspace(), _study)
     except MixcptError as problem:

@@ -14,7 +14,7 @@ from mixcpt.errors import NotFound
 from mixcpt.findings import cautions
 from mixcpt.jobs import MOVING, Job
 from mixcpt.studies import Cell, Study, grid, open_study
-from mixcpt.study_reports import findings, to_html, to_markdown
+from mixcpt.study_reports import command_of, findings, to_html, to_markdown
 from mixcpt.study_results import matrices_of, pairs_of, results
 from mixcpt.study_runs import job_of, stop, submit
 
@@ -135,7 +135,7 @@ def _results(study: Study) -> None:
     with st.container(border=True, gap="small"):
         st.subheader("What it claims", anchor=False)
         if pairs:
-            claim_list(pairs, None, key="study_claims", command=f"mixcpt study show {study.name}")
+            claim_list(pairs, None, key="study_claims", command=command_of(study))
         else:
             st.caption("No two arms that the question is about are done yet.")
         st.caption(plain(" ".join(cautions(arms))))

@@ -44,6 +44,7 @@ from mixcpt.seed_chart import seeds as seeds
 from mixcpt.selection import Selection, open_selection
 from mixcpt.strength_chart import strengths as strengths
 from mixcpt.strengths import anew
+from mixcpt.study_kinds import short
 from mixcpt.workspace import Workspace
 
 
@@ -142,7 +143,8 @@ _COLUMNS = 3
 
 
 def questions(rows: Sequence[Row]) -> go.Figure:
-    """Share of questions answered right, a panel a question set: the base, then every row, with 95 % intervals.
+    """Share of questions answered right, a panel a question set: the base of each model, then every row, with 95 %
+    intervals.
 
     `rows` are those of `compare` (intervals over questions) or of `summarise` (over seeds, where they repeat).
     """
@@ -164,12 +166,13 @@ def questions(rows: Sequence[Row]) -> go.Figure:
         vertical_spacing=0.25 / lines,
         subplot_titles=[label(task.replace("_", " "), 30) for task in tasks],
     )
+    models = list(dict.fromkeys(row.get("model", "") for _, row in answered))
     for place, task in enumerate(tasks):
-        _add_panel(panels, answered, task, row=place // columns + 1, col=place % columns + 1, first=place == 0)
-    frame(panels, "questions", height=lines * (110 + 30 * (1 + len(answered))))
+        _add_panel(panels, answered, models, task, row=place // columns + 1, col=place % columns + 1, first=place == 0)
+    frame(panels, "questions", height=lines * (110 + 30 * (len(models) + len(answered))))
     panels.update_layout(margin={"t": 48}, legend={"y": 1 + 34 / panels.layout.height, "itemclick": False})
     panels.update_annotations(font={"size": 13})
-    names = ["base", *(label(title_of(row), 32) for _, row in answered)]
+    names = [_name_of_base(model, models) for model in models] + [label(title_of(row), 32) for _, row in answered]
     panels.update_xaxes(range=[-4, 104], tickvals=[0, 25, 50, 75, 100])
     panels.update_xaxes(title_text="answered right (%)", row=lines)
     panels.update_yaxes(
@@ -178,15 +181,28 @@ def questions(rows: Sequence[Row]) -> go.Figure:
     return panels
 
 
+def _name_of_base(model: str, models: Sequence[str]) -> str:
+    return "base" if len(models) == 1 else label(f"base, {short(model)}", 32)
+
+
 def _add_panel(
-    figure: go.Figure, rows: Sequence[tuple[int, Row]], task: str, *, row: int, col: int, first: bool
+    figure: go.Figure,
+    rows: Sequence[tuple[int, Row]],
+    models: Sequence[str],
+    task: str,
+    *,
+    row: int,
+    col: int,
+    first: bool,
 ) -> None:
-    scored = [(place, number, line) for place, (number, line) in enumerate(rows, 1) if f"{task}_accuracy" in line]
+    scored = [
+        (place, number, line) for place, (number, line) in enumerate(rows, len(models)) if f"{task}_accuracy" in line
+    ]
     sample = scored[0][2]
     for key, name, dash in (("chance", "guessing", "dot"), ("majority", "always the most frequent", "dash")):
         figure.add_scatter(
             x=[100 * sample[f"{task}_{key}"]] * 2,
-            y=[-0.6, len(rows) + 0.6],
+            y=[-0.6, len(models) + len(rows) - 0.4],
             mode="lines",
             line={"color": NEUTRAL, "width": 1.2, "dash": dash},
             name=name,
@@ -196,7 +212,10 @@ def _add_panel(
             row=row,
             col=col,
         )
-    _add_score(figure, 0, STAGES["base"], _score(sample, task, "base"), "<b>base</b>", row, col)
+    for place, model in enumerate(models):
+        if own := next((line for _, _, line in scored if line.get("model", "") == model), None):
+            head = f"<b>{_name_of_base(model, models)}</b>"
+            _add_score(figure, place, STAGES["base"], _score(own, task, "base"), head, row, col, symbol="diamond")
     for place, number, line in scored:
         head = f"<b>{label(title_of(line), 80)}</b>"
         _add_score(figure, place, run_colour(number), _score(line, task, "accuracy"), head, row, col)
@@ -219,6 +238,7 @@ def _add_score(
     head: str,
     row: int,
     col: int,
+    symbol: str = "circle",
 ) -> None:
     value, interval, over = score
     low, high = interval or (value, value)
@@ -227,7 +247,7 @@ def _add_score(
         x=[100 * value],
         y=[place],
         mode="markers",
-        marker={"size": 10, "color": colour, "symbol": "diamond" if place == 0 else "circle"},
+        marker={"size": 10, "color": colour, "symbol": symbol},
         error_x={
             "type": "data",
             "symmetric": False,

@@ -45,23 +45,30 @@ def cards(
     workspace: Workspace, pairs: Sequence[Pair], domain_tokens: int | None = None, command: str = ""
 ) -> list[Card]:
     """A card for each pair of arms. `domain_tokens` is where their curves were read, as in `compare.compare`;
-    `command` is what gives the figures again where that is not `mixcpt compare`.
+    `command` is what gives the cards again where that is not `compare_command`.
 
     Raises:
         NotFound: a run was deleted meanwhile. Damaged: what was measured of one is not what it should be.
     """
     told = claims(pairs, None if domain_tokens else workspace)
+    command = command or compare_command(pairs, domain_tokens)
     return [card(workspace, pair, own, domain_tokens, command) for pair, own in zip(pairs, told, strict=True)]
 
 
-def card(
-    workspace: Workspace, pair: Pair, own: Sequence[Claim], domain_tokens: int | None = None, command: str = ""
-) -> Card:
+def compare_command(pairs: Sequence[Pair], domain_tokens: int | None = None) -> str:
+    """What gives the cards of these pairs, which are all against one arm, again. It names the runs of all of them, for
+    titles are told apart and p is corrected among those that are compared together."""
+    if not pairs:
+        return ""
+    ids = dict.fromkeys(id for arm in (pairs[0][1], *(one for one, _ in pairs)) for id in arm["runs"])
+    point = ["--domain-tokens", str(domain_tokens)] if domain_tokens else []
+    return shlex.join(["mixcpt", "compare", *ids, "--claims", "--against", title_of(pairs[0][1]), *point])
+
+
+def card(workspace: Workspace, pair: Pair, own: Sequence[Claim], domain_tokens: int | None, command: str) -> Card:
     """The card of a pair whose claims are known, for they are corrected for all pairs that are shown together. Raises
     as `cards`."""
     one, other = pair
-    ids = " ".join([*one["runs"], *other["runs"]])
-    point = f" --domain-tokens {domain_tokens}" if domain_tokens else ""
     return Card(
         title_of(one),
         title_of(other),
@@ -69,7 +76,7 @@ def card(
         tuple(cautions([one, other])),
         tuple(_facts(workspace, one, other, domain_tokens)),
         tuple(_settings(workspace, one, other)),
-        command or f"mixcpt compare {ids} --claims --against {shlex.quote(title_of(other))}{point}",
+        command,
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mixcpt.columns import template_words
-from mixcpt.compare import Row, format_key, tasks, templates
+from mixcpt.compare import DIFFERENTLY, Row, format_key, tasks, templates
 from mixcpt.curves import title_of
 from mixcpt.errors import BadInput
 from mixcpt.figures import signed
@@ -41,6 +41,14 @@ class Measure:
     noise: float = NOISE
     scale: float = 1.0
     """What a value is multiplied by to be told in `unit`."""
+    items: str = ""
+    """The key of how many items a share is of."""
+    kind: str = ""
+    """What these items are: questions or answers."""
+    asked: str = ""
+    """The key of which items were asked and how; empty where arms are alike by themselves."""
+    what: str = ""
+    """These items, in words."""
 
 
 MEASURES = (
@@ -88,11 +96,27 @@ OF_CHAINS = (
 
 
 def measures(arms: Sequence[Row]) -> list[Measure]:
-    """What can be compared of these arms: what they all have, question sets and the format of answers included."""
+    """What can be compared of these arms: what they all have, question sets and the format of answers included where
+    all were asked the same."""
+    return [measure for measure in _shared(arms) if _alike(arms, measure)]
+
+
+def asked_differently(arms: Sequence[Row]) -> list[str]:
+    """Question sets and templates that all of these arms have results of, but were not asked alike."""
+    return list(dict.fromkeys(measure.what for measure in _shared(arms) if not _alike(arms, measure)))
+
+
+def _shared(arms: Sequence[Row]) -> list[Measure]:
     shared = {key: arms[0][key] for key in arms[0] if all(key in arm for arm in arms)} if arms else {}
     told = [measure for measure in (*MEASURES, *OF_CHAINS) if measure.key in shared]
     told += [_of_task(task) for task in tasks([shared])]
     return told + [measure for template in templates([shared]) for measure in _of_format(template)]
+
+
+def _alike(arms: Sequence[Row], measure: Measure) -> bool:
+    """Whether all were asked the same items in the same precision. Of old runs nobody knows; they count as alike."""
+    asked = {arm[measure.asked] for arm in arms if arm.get(measure.asked)}
+    return len(asked) <= 1 and DIFFERENTLY not in asked
 
 
 def _of_task(task: str) -> Measure:
@@ -103,25 +127,29 @@ def _of_task(task: str) -> Measure:
         f"{{one}} answers {{size}} more {asked} right than {{other}}",
         f"{{one}} answers {{size}} fewer {asked} right than {{other}}",
         f"{{one}} and {{other}} answer the same share {asked} right within noise",
-        noise=0.0, scale=100.0,
+        noise=0.0, scale=100.0, items=f"{task}_items", kind="questions", asked=f"{task}_how",
+        what=f"the {name} questions",
     )  # fmt: skip
 
 
 def _of_format(template: str) -> list[Measure]:
     where = template_words(template).replace("{", "{{").replace("}", "}}")
+    asked, what = format_key(template, "how"), f"the answers in {where}"
     return [
         Measure(
             format_key(template, "well_formed"), "points", 1,
             f"{{one}} gives {{size}} more well-formed answers in {where} than {{other}}",
             f"{{one}} gives {{size}} fewer well-formed answers in {where} than {{other}}",
             f"{{one}} and {{other}} give the same share of well-formed answers in {where} within noise",
-            noise=0.0, scale=100.0,
+            noise=0.0, scale=100.0, items=format_key(template, "items"), kind="answers", asked=asked,
+            what=what,
         ),
         Measure(
             format_key(template, "loss"), "nats per token", -1,
             f"{{one}} is {{size}} less sure of the reference answers in {where} than {{other}}",
             f"{{one}} is {{size}} surer of the reference answers in {where} than {{other}}",
             f"{{one}} and {{other}} are equally sure of the reference answers in {where} within noise",
+            asked=asked, what=what,
         ),
     ]  # fmt: skip
 
@@ -137,6 +165,7 @@ class Claim:
     `found`, corrected for `pairs` comparisons; `detectable` the smallest difference that these seeds find in four of
     five tries among so many comparisons, by the spread of their own differences. `over_items`, where one seed is in
     common, tells the difference of these two runs over the items that both were given; then `difference` is its.
+    `items` is of how many questions or answers a share is.
     "hint": seeds cannot tell, but it is more than noise.
     """
 
@@ -150,6 +179,7 @@ class Claim:
     pairs: int = 1
     detectable: float | None = None
     over_items: Paired | None = None
+    items: int = 0
 
     @property
     def verdict(self) -> Verdict:
@@ -197,6 +227,7 @@ class Claim:
         if self.found is None:
             return ", ".join([*difference, *self._one_seed(sign)])
         parts = [*difference, self._interval(sign, self.found.interval), f"{self.seeds} seeds"]
+        parts += [f"{self.items:,} {self.measure.kind} each"] if self.items else []
         if self.pairs > 1 and self.p is not None:
             parts.append(f"p {_p(self.p)}, corrected for {self.pairs} comparisons")
         words = ", ".join(parts)
@@ -276,16 +307,18 @@ def claims(pairs: Sequence[Pair], workspace: Workspace | None = None) -> list[li
 
 def _claim(one: Row, other: Row, measure: Measure, workspace: Workspace | None) -> Claim:
     mine, its = by_seed(one, measure.key), by_seed(other, measure.key)
-    found, shared = seed_difference(mine, its), mine.keys() & its.keys()
+    items = min(one.get(measure.items, 0), other.get(measure.items, 0))
+    found, shared = seed_difference(mine, its, 1 / items if items else 0.0), mine.keys() & its.keys()
     if shared:
         difference = sum(mine[seed] - its[seed] for seed in shared) / len(shared)
     else:
         difference = one[measure.key] - other[measure.key]
-    claim = Claim(title_of(one), title_of(other), measure, difference, len(shared), found, found.p if found else None)
+    p = found.p if found else None
+    claim = Claim(title_of(one), title_of(other), measure, difference, len(shared), found, p, items=items)
     if workspace is None or len(shared) != 1:
         return claim
-    items = _over_items(workspace, one, other, measure, min(shared))
-    return replace(claim, difference=items.difference, over_items=items) if items else claim
+    over_items = _over_items(workspace, one, other, measure, min(shared))
+    return replace(claim, difference=over_items.difference, over_items=over_items) if over_items else claim
 
 
 def _over_items(workspace: Workspace, one: Row, other: Row, measure: Measure, seed: int) -> Paired | None:

@@ -30,6 +30,10 @@ def add(commands: Any) -> None:
     one.add_argument("--out", type=Path, metavar="OUT", help="write it here")
 
 
+_CHOICE = ("corpus", "then", "model", "tokens", "seeds", "no_tune", "measured", "name")
+"""The options that say what a study is."""
+
+
 def _add_choice(one: argparse.ArgumentParser) -> None:
     one.add_argument("--corpus", help="the field (builtin/atlas)")
     one.add_argument(
@@ -142,11 +146,19 @@ def run(workspace: Workspace, options: argparse.Namespace) -> None:
     from mixcpt.cli_do import Follower
     from mixcpt.cli_show import print_json, run_row, say
     from mixcpt.studies import open_study, studies
+    from mixcpt.study_kinds import KINDS
     from mixcpt.study_runs import carry_on
     from mixcpt.supervisor import Supervisor
 
     begun = options.study in [study.name for study in studies(workspace)]
-    study = open_study(workspace, options.study) if begun else _chosen(workspace, options)
+    given = [name for name, value in vars(options).items() if name in _CHOICE and value not in (None, False)]
+    if begun and given and options.study not in KINDS:
+        option = given[0].replace("_", "-")
+        raise BadInput(
+            f"The study {options.study!r} was begun and goes on as it is, but --{option} is given: leave it out, or "
+            "begin another study with --name."
+        )
+    study = open_study(workspace, options.study) if begun and not given else _chosen(workspace, options)
     say(f"study {study.name}: {len(study.arms)} arms, {len(study.choice.seeds)} seeds")
     found = carry_on(workspace, study, Supervisor(workspace), say=say, on_change=Follower())
     if options.json:

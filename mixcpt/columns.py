@@ -8,7 +8,7 @@ the text and the CSV.
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mixcpt.compare import Row, format_key, tasks, templates
@@ -123,8 +123,25 @@ def _of_how_many(arms: Sequence[Row], key: str) -> str:
 
 
 def differences_table(arms: Sequence[Row]) -> Table:
-    """A line an arm, a column a figure: what each gained, forgot and answered."""
-    return _table(arms, columns(arms))
+    """A line an arm, a column a figure: what each gained, forgot and answered; what shares are to be held against is
+    in the note."""
+    return replace(_table(arms, columns(arms)), note=against(arms))
+
+
+def against(arms: Sequence[Row]) -> str:
+    """What the base, guessing and always the most frequent answer score in each question set, in a sentence; empty
+    where nothing was asked."""
+    told = []
+    for task in tasks(arms):
+        asked = [arm for arm in arms if all(f"{task}_{key}" in arm for key in ("base", "chance", "majority"))]
+        base, guess, frequent = (
+            " or ".join(dict.fromkeys(f"{arm[f'{task}_{key}']:.0%}" for arm in asked))
+            for key in ("base", "chance", "majority")
+        )
+        if asked:
+            name = task.replace("_", " ")
+            told.append(f"{name}: base {base}, guessing {guess}, always the most frequent answer {frequent}")
+    return f"Right before, and by chance: {'; '.join(told)}." if told else ""
 
 
 def formats_table(arms: Sequence[Row]) -> Table | None:

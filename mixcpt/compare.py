@@ -9,6 +9,7 @@ are those of its chain, and it has no point at so many of them.
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -213,6 +214,7 @@ def _nearest(run: Run, curve: Sequence[Row], domain_tokens: int, share: float) -
 
 def _scores(run: Run) -> Row:
     row: Row = {}
+    asked = run.results().get("evaluation", {}).get("asked", {})
     for task, base, final, gain in _each(run.results().get("evaluation", {})):
         sign = -1 if task in GENERAL_TASKS else 1
         interval = sorted(sign * bound for bound in gain["interval"])
@@ -224,10 +226,16 @@ def _scores(run: Run) -> Row:
             f"{task}_items": final["items"],
             f"{task}_chance": final["chance"],
             f"{task}_majority": final["majority"],
+            f"{task}_how": _how_asked(asked.get(task.removesuffix("_exact"), asked.get(task, {}))),
             f"{task}_{'forgetting' if sign < 0 else 'gain'}": sign * gain["difference"],
             f"{task}_{'forgetting' if sign < 0 else 'gain'}_interval": interval,
         } | _uncontaminated(task, run.results()["evaluation"].get("contamination", {}).get(task, {}))
     return row
+
+
+def _how_asked(asked: dict[str, Any]) -> str:
+    """Which items in which precision; empty where that was not kept."""
+    return " ".join(str(asked[key]) for key in ("fingerprint", "precision") if key in asked)
 
 
 def _formats(run: Run) -> Row:
@@ -236,7 +244,7 @@ def _formats(run: Run) -> Row:
     row: Row = {}
     for template, one in run.results().get("evaluation", {}).get("format", {}).items():
         base, final = one["base"], one["final"]
-        row |= {format_key(template, "items"): final["items"]}
+        row |= {format_key(template, "items"): final["items"], format_key(template, "how"): _how_asked(one)}
         for check in CHECKS:
             key, gain = format_key(template, check), one["gain"][check]
             row |= {
@@ -297,12 +305,15 @@ def _each(evaluation: dict[str, Any]) -> Iterator[tuple[str, Row, Row, Row]]:
 
 
 _PER_SEED = {"run", "seed", "parent", "curve"}
+DIFFERENTLY = "differently"
+"""What stands for how an arm was asked whose runs were not all asked alike."""
+_HOW = "_how"
 _COUNTS = {"tokens", "tokens_before", "domain_tokens", "samples", "learned_tokens"}
 
 
 def summarise(rows: Sequence[Row]) -> list[Row]:
     """Rows that differ only by seed as one: means, `NAME_seeds` = the values by seed where every run has one, `NAME_ci`
-    = 95 % interval of the mean over seeds (Student's t).
+    = 95 % interval of the mean over seeds (Student's t), of shares never less than their rounding leaves open.
 
     Where only some of the runs have a figure, its mean is over those, and `NAME_runs` says how many they are.
     An arm with one seed keeps its figures and has no interval over seeds. Of several runs that share even the seed the
@@ -322,15 +333,27 @@ def _summary(group: list[Row]) -> Row:
         values = [row[key] for row in group if key in row]
         if all(isinstance(value, float) for value in values):
             summary[key] = float(np.mean(values))
-            interval = seed_interval(values)
+            interval = seed_interval(values, _rounding(group[0], key))
             if len(group) == len(values) > 1:
                 summary[f"{key}_seeds"] = values
-            if interval and len(set(values)) > 1:
+            if interval and interval[0] < interval[1]:
                 summary[f"{key}_ci"] = interval
         elif key in _COUNTS:
             summary[key] = round(float(np.mean(values)))
+        elif key.endswith(_HOW):
+            summary[key] = values[0] if len({*filter(None, values)}) <= 1 else DIFFERENTLY
         elif not isinstance(values[0], (list, tuple)) or len(group) == 1:
             summary[key] = values[0]
         if key in summary and len(values) < len(group):
             summary[f"{key}_runs"] = len(values)
     return summary
+
+
+def _rounding(row: Row, key: str) -> float:
+    """The standard deviation that a share of so many items has by rounding alone (uniform within 1 / items, Sheppard),
+    so that seeds which happen to be equal do not look certain; 0 of anything else."""
+    items = row.get(f"{key.removesuffix(_ACCURACY)}_items") if key.endswith(_ACCURACY) else None
+    for template in templates([row]) if key.startswith(_FORMAT) else ():
+        if key in [format_key(template, check) for check in CHECKS]:
+            items = row[format_key(template, "items")]
+    return 1 / (items * math.sqrt(12)) if items else 0.0

@@ -10,7 +10,7 @@ What this gives up: it knows nothing of questions or of costs.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mixcpt.claims import LEVEL, NOISE, by_seed
+from mixcpt.claims import LEVEL, NOISE, asked_differently, by_seed
 from mixcpt.compare import Row
 from mixcpt.figures import signed
 from mixcpt.palette import STAGE_NAMES
@@ -145,6 +145,11 @@ def cautions(arms: Sequence[Row]) -> list[str]:
         found.append(
             f"They read from {least:,} to {most:,} tokens of the field, so no one is put first: compare them at equal "
             "field tokens."
+        )
+    if different := asked_differently(arms):
+        found.append(
+            f"They were not all asked {' and '.join(different)} alike (the same items in the same precision), so these "
+            "are not compared: ask the runs again (page Runs, tab Questions, or `mixcpt evaluate`)."
         )
     found.append(f"Differences of up to {NOISE} bits per byte are called nothing.")
     return found

@@ -156,7 +156,7 @@ def answered(model: Any, tokenizer: Any, one: Asked, batch_size: int, heard: Hea
 
 def _scored(one: Asked, samples: Sequence[Mapping[str, Any]]) -> tuple[Score, list[Question]]:
     if one.kind == "official":
-        return _official_score(one, samples), [_as_question(sample) for sample in samples]
+        return _official_score(one, samples), [_as_question(sample, one.task) for sample in samples]
     measure = _MEASURES[one.kind]
     correct = [float(sample[measure]) for sample in samples]
     exact = [float(sample["exact"]) for sample in samples] if one.kind == "open" else []
@@ -231,10 +231,16 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, (bool, int, float)) and 0 <= value <= 1
 
 
-def _as_question(sample: Mapping[str, Any]) -> Question:
-    """An official question as texts: what the model was given, and the continuations it chose from."""
+def _as_question(sample: Mapping[str, Any], task: Any) -> Question:
+    """An official question as texts: what the model was given, without the solved examples before it, which say
+    nothing of this question, and the continuations it chose from."""
     arguments, target = sample["arguments"], sample["target"]
-    contexts, continuations = zip(*((str(one[0]), str(one[1])) for one in arguments), strict=True)
+    own = task.doc_to_text(sample["doc"])
+
+    def alone(context: str) -> str:
+        return own if isinstance(own, str) and own and context.endswith(own) else context
+
+    contexts, continuations = zip(*((alone(str(one[0])), str(one[1])) for one in arguments), strict=True)
     if len(arguments) == 1:
         return {"question": contexts[0], "answers": [str(target)]}
     if len(set(contexts)) == 1:

@@ -202,7 +202,8 @@ def folder_of(run: Run) -> Path:
 
 def read(run: Run) -> list[Taken]:
     """All that was measured of a run and still counts, texts in the order of `texts_of`, strengths rising. Of measures
-    of one text under several conditions (another version of the corpus, another limit) those of the newest count.
+    of one text under several conditions (another version of the corpus, another limit) those count that were ordered
+    last.
 
     Raises:
         Damaged: a file is not what it should be.
@@ -235,6 +236,17 @@ def _read(run: Run, path: Path) -> Taken:
         return Taken(run=run.id, part=part, **(values | lists))
     except (KeyError, TypeError) as problem:
         raise Damaged(f"{path} is damaged ({problem}): move it away and measure again.") from None
+
+
+def alike(runs: Iterable[Run]) -> bool:
+    """Whether all that counts of these runs at full strength was measured on equally much of each text, and of one
+    model on the very same documents in the same numbers. Else their figures must not be held against each other."""
+    every = [one for run in runs for one in at_strength(run)]
+    ways: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for one in every:
+        ways[one.text, one.measure, str(one.how.get("model"))].append(one.how)
+    same = all(how == its[0] for its in ways.values() for how in its)
+    return same and len({one.how.get("limit") for one in every}) <= 1
 
 
 def at_strength(run: Run, strength: float = 1.0) -> list[Taken]:

@@ -24,7 +24,7 @@ from mixcpt.builtin import fingerprint, open_source
 from mixcpt.config import MixtureConfig, SourceShare
 from mixcpt.errors import BadInput, NotFound
 from mixcpt.lssd import Head
-from mixcpt.measured import PROMPTS, TOKENS, VERSION, Order, Taken, folder_of, part_of, texts_of
+from mixcpt.measured import PROMPTS, TOKENS, VERSION, Order, Taken, folder_of, part_of, read, texts_of
 from mixcpt.measures import Sample, bits_by_piece, bits_of, hidden, kl_by_piece, nats_by_token, sample
 from mixcpt.modelstore import ensure_model
 from mixcpt.prompts import Base, base_of
@@ -212,9 +212,15 @@ class _OnBase:
         base = self._bases[text.name, text.measure]
         by_token = text.measure == "bits" and strength == 1
         if path.exists() and (not by_token or path.with_suffix(".npz").exists()):
-            values = read_json(path)
-            finished = str(values["finished"])
-            return self._as_taken(run, text, strength, base, values["values"], values["sizes"], finished)
+            known = read_json(path)
+            # What is ordered counts from now on, though the text was measured otherwise since (`measured.read`).
+            counting = {(one.text, one.measure): one.how for one in read(run)}
+            superseded = counting.get((text.name, text.measure), text.how) != text.how
+            finished = now() if superseded else str(known["finished"])
+            found = self._as_taken(run, text, strength, base, known["values"], known["sizes"], finished)
+            if superseded:
+                write_json(path, found.kept())
+            return found
         sizes: Sequence[float] = text.pieces.piece_bytes
         if text.measure == "kl":
             values, sizes = self._kl(run, text, strength)

@@ -129,7 +129,7 @@ def _add_strengths(figure: go.Figure, row: Row, colour: str, tolerance: float | 
 def _add_front(figure: go.Figure, rows: Sequence[Row], right: float, bottom: float) -> None:
     """The stairs of what nothing beats, from `bottom` up to the place that forgets least, and on to the `right`: what
     lies below them is beaten."""
-    best = front.pareto(front.places(rows))
+    best = front.pareto(front.choices(rows))
     names = [label(front.name(place)) for place in best]
     figure.add_scatter(
         x=[best[0].forgetting, *(place.forgetting for place in best), right],

@@ -135,12 +135,13 @@ def _ratios(sums: np.ndarray, sizes: np.ndarray, draws: int, seed: int) -> np.nd
     return ratios
 
 
-def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the mean over seeds by Student's t; None with fewer than two values."""
+def seed_interval(values: Sequence[float], least: float = 0.0) -> tuple[float, float] | None:
+    """95 % interval of the mean over seeds by Student's t; None with fewer than two values. `least` is the standard
+    deviation that the values are known to have at least."""
     count = len(values)
     if count < 2:
         return None
-    half = float(stats.t.ppf(0.975, count - 1)) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    half = float(stats.t.ppf(0.975, count - 1)) * max(float(np.std(values, ddof=1)), least) / math.sqrt(count)
     mean = float(np.mean(values))
     return mean - half, mean + half
 
@@ -150,6 +151,7 @@ class SeedDifference:
     """One arm minus another over the seeds that both have, every point kept: `points` in the order of `seeds`.
 
     `interval` is the 95 % one of the mean and `p` that of the two-sided test that it is 0, both by the paired t.
+    `deviation` is the standard deviation of the points, or what rounding alone gives them where that is more.
     """
 
     seeds: tuple[int, ...]
@@ -157,28 +159,31 @@ class SeedDifference:
     mean: float
     interval: tuple[float, float]
     p: float
-
-    @property
-    def deviation(self) -> float:
-        """The standard deviation of the points."""
-        return float(np.std(self.points, ddof=1))
+    deviation: float
 
 
-def seed_difference(one: Mapping[int, float], other: Mapping[int, float]) -> SeedDifference | None:
+def seed_difference(one: Mapping[int, float], other: Mapping[int, float], step: float = 0.0) -> SeedDifference | None:
     """The paired t of `one - other`, both values by seed; None with fewer than two seeds in common.
 
     What both arms share by having the same seed, such as the order of the texts, falls out of a difference, which an
-    interval for each arm alone would not know. Where all points are equal the interval has no width, and p is 1 for a
-    mean of 0 and else 0.
+    interval for each arm alone would not know.
+
+    Args:
+        step: what values are multiples of, such as 1/48 where they are shares of 48 questions. Two such numbers differ
+            by rounding alone with a standard deviation of step / sqrt(6) (each is uniform within a step, Sheppard), so
+            that differences which happen to be equal do not look certain. With a step of 0 equal points have an
+            interval of no width, and p is 1 for a mean of 0 and else 0.
     """
     seeds = tuple(sorted(one.keys() & other.keys()))
     points = tuple(float(one[seed]) - float(other[seed]) for seed in seeds)
-    interval = seed_interval(points)
+    least = step / math.sqrt(6)
+    interval = seed_interval(points, least)
     if interval is None:
         return None
-    mean, error = float(np.mean(points)), float(np.std(points, ddof=1)) / math.sqrt(len(points))
+    mean, deviation = float(np.mean(points)), max(float(np.std(points, ddof=1)), least)
+    error = deviation / math.sqrt(len(points))
     t = abs(mean) / error if error else math.inf if mean else 0.0
-    return SeedDifference(seeds, points, mean, interval, float(2 * stats.t.sf(t, len(points) - 1)))
+    return SeedDifference(seeds, points, mean, interval, float(2 * stats.t.sf(t, len(points) - 1)), deviation)
 
 
 def detectable(deviation: float, seeds: int, power: float = 0.8, level: float = 0.05) -> float | None:

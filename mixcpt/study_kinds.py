@@ -206,7 +206,9 @@ def _size(choice: Choice, documents: int) -> Parts:
         name = noisy_name(choice.corpus, share)
         arms.append(_arm(f"{share:.0%} noise", {"mixture.sources.0.source": name}, tuned="ce-lssd"))
     pairs = [(arm.name, whole) for arm in arms if arm.name != whole]
-    return Parts(arms, pairs, {"ce-lssd": LSSD}, noise=noise)
+    # The copies with noise are asked about the corpus itself, or their probes could not be held against the others.
+    asked = {"evaluation.tasks": _questions_about([choice.corpus])}
+    return Parts(arms, pairs, {"ce-lssd": LSSD}, asked, noise=noise)
 
 
 def _models(choice: Choice, documents: int) -> Parts:
@@ -225,11 +227,15 @@ def _chain(choice: Choice, documents: int) -> Parts:
     first = stage_of(choice, _EQUAL_FIELD)
     later = [with_field(first, corpus).model_dump()["mixture"]["sources"] for corpus in choice.then]
     then: list[dict[str, Any]] = [{"mixture.sources": sources} for sources in later]
-    known = dict.fromkeys(choice.corpora)
-    atlas = ["atlas"] if "builtin/atlas" in known else []
-    then[-1]["evaluation.tasks"] = ["general", *atlas, *(f"probes:{corpus}" for corpus in known)]
+    then[-1]["evaluation.tasks"] = _questions_about(choice.corpora)
     own: dict[str, Any] = _EQUAL_FIELD | {"evaluation.tasks": []}
     return Parts(arms, [("CE + LSSD", "CE")], {"ce": CE, "ce-lssd": LSSD}, own, then=then)
+
+
+def _questions_about(corpora: Sequence[str]) -> list[str]:
+    """Question sets about these corpora, whatever a run's own field is."""
+    atlas = ["atlas"] if "builtin/atlas" in corpora else []
+    return ["general", *atlas, *(f"probes:{corpus}" for corpus in dict.fromkeys(corpora))]
 
 
 KINDS = {

@@ -111,8 +111,8 @@ def to_markdown(found: Findings) -> str:
         "\n".join(f"- {escape_for_files(part)}" for part in answer if isinstance(part, str)),
         *(f"{_markdown(part)}\n\n{escape_for_files(part.note)}" for part in answer if isinstance(part, Table)),
         "## The arms",
-        _markdown(differences_table(found.arms)),
-        escape_for_files(measured_on(found.rows)),
+        _markdown(table := differences_table(found.arms)),
+        escape_for_files(f"{measured_on(found.rows)} {table.note}".rstrip()),
     ]
     if found.chains:
         blocks += [f"## {_MATRICES}", matrices_markdown(found.chains)]
@@ -143,7 +143,12 @@ def write(workspace: Workspace, study: Study) -> list[Path]:
 
 def cards_of(workspace: Workspace, study: Study, arms: Sequence[Row]) -> list[Card]:
     """The claim cards of those pairs of the study that have results (`summarise(results(...))`)."""
-    return cards(workspace, pairs_of(study, arms), command=f"mixcpt study show {study.name}")
+    return cards(workspace, pairs_of(study, arms), command=command_of(study))
+
+
+def command_of(study: Study) -> str:
+    """What gives the claim cards of a study again."""
+    return f"mixcpt study report {study.name}"
 
 
 def _answer(found: Sequence[Card]) -> list[str | Table]:
@@ -212,7 +217,7 @@ def _how(workspace: Workspace, study: Study) -> Table:
         ["Measured at the end", f"at most {study.measured:,} tokens of each text" if study.measured else "–"],
     ]
     if able.gain is not None and able.forgetting is not None:
-        words = f"gain {able.gain:.3f}, forgetting {able.forgetting:.3f} bits per byte. {able.origin}"
+        words = f"gain {able.gain:.3f}, forgetting {able.forgetting:.3f} bits per byte{able.corrected}. {able.origin}"
         lines.append(["Found in four of five tries", words])
     return Table(["", ""], lines)
 

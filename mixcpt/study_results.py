@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mixcpt import matrices, matrix
+from mixcpt.claims import LEVEL
 from mixcpt.compare import Row, format_key, tasks, templates
 from mixcpt.comparison import rows_of
 from mixcpt.matrices import ArmMatrix
-from mixcpt.measured import Point, points
+from mixcpt.measured import Point, alike, points
 from mixcpt.overview import RunSummary, overview
 from mixcpt.runs import Runs
 from mixcpt.statistics import detectable, paired_deviation
@@ -29,11 +30,12 @@ seventh of that."""
 
 def results(workspace: Workspace, study: Study) -> list[Row]:
     """A row a finished run, as `comparison.rows_of` gives it, and one for each strength of an arm that the study asks
-    for. Where all of them were measured at the end, gain, forgetting and KL are those, of more text than is read while
-    training; `measured_by` says which: "study" or "training"."""
+    for. Where all of them were measured at the end, and alike, gain, forgetting and KL are those, of more text than is
+    read while training; `measured_by` says which: "study" or "training"."""
     rows, _ = rows_of(workspace, last_runs(workspace, study))
-    known = {row["run"]: {point.strength: point for point in points(Runs(workspace).get(row["run"]))} for row in rows}
-    if not rows or not all(1.0 in found for found in known.values()):
+    runs = [Runs(workspace).get(row["run"]) for row in rows]
+    known = {run.id: {point.strength: point for point in points(run)} for run in runs}
+    if not rows or not all(1.0 in found for found in known.values()) or not alike(runs):
         return [{**row, "title": row["arm"], "measured_by": "training"} for row in rows]
     full, transfers = [], _transfers(workspace, study, [*known])
     for row in rows:
@@ -86,12 +88,13 @@ def pairs_of(study: Study, arms: Sequence[Row]) -> list[tuple[Row, Row]]:
 
 @dataclass(frozen=True)
 class Power:
-    """The smallest differences (bits per byte) that a study finds in four of five tries, None with one seed, and where
-    the spread comes from, in words."""
+    """The smallest differences (bits per byte) that a study finds in four of five tries, None with one seed, each the
+    only one among as many comparisons as it makes; and where the spread comes from, in words."""
 
     gain: float | None
     forgetting: float | None
     origin: str
+    pairs: int = 1
 
     def words(self) -> str:
         """In a sentence or two."""
@@ -99,14 +102,22 @@ class Power:
             return "With one seed nothing can be told from chance: take at least two, better three or more."
         return (
             f"It finds a difference of {self.gain:.3f} bits per byte in gain, and of {self.forgetting:.3f} in "
-            f"forgetting, in four of five tries. {self.origin}"
+            f"forgetting, in four of five tries{self.corrected}. {self.origin}"
         )
+
+    @property
+    def corrected(self) -> str:
+        return f", corrected for {self.pairs} comparisons" if self.pairs > 1 else ""
 
 
 def power(workspace: Workspace, study: Study) -> Power:
     """By the spread of known experiments on the same model, of a budget not too far off, that have two arms and two
-    seeds, else by `PRIOR`."""
-    seeds = len(study.choice.seeds)
+    seeds, else by `PRIOR`; at the level that Holm's correction, which claims go through, leaves a single difference."""
+    seeds, pairs = len(study.choice.seeds), len(study.pairs)
+
+    def smallest(deviation: float) -> float | None:
+        return detectable(deviation, seeds, level=LEVEL / pairs)
+
     tables = _tables(workspace, study)
     found = {key: paired_deviation([table[key] for table in tables]) for key in ("domain_gain", "forgetting")}
     if found["domain_gain"] is None or found["forgetting"] is None:
@@ -114,10 +125,10 @@ def power(workspace: Workspace, study: Study) -> Power:
             f"No runs of {short(study.choice.models[0])} of such a length under several seeds are known here, so the "
             f"spread of our own study on the atlas is taken: {PRIOR:g} bits per byte."
         )
-        return Power(detectable(PRIOR, seeds), detectable(PRIOR, seeds), origin)
+        return Power(smallest(PRIOR), smallest(PRIOR), origin, pairs)
     many = f"{len(tables)} experiments" if len(tables) > 1 else "one experiment"
     origin = f"From the spread over seeds of {many} with {short(study.choice.models[0])} in this workspace."
-    return Power(detectable(found["domain_gain"], seeds), detectable(found["forgetting"], seeds), origin)
+    return Power(smallest(found["domain_gain"]), smallest(found["forgetting"]), origin, pairs)
 
 
 def _tables(workspace: Workspace, study: Study) -> list[dict[str, list[list[float]]]]:

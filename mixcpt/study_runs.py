@@ -15,7 +15,7 @@ from mixcpt import matrix, study_reports
 from mixcpt.builtin import GENERAL
 from mixcpt.errors import BadInput, Interrupted, MixcptError
 from mixcpt.jobs import MOVING, Job, Jobs
-from mixcpt.measured import Order, points
+from mixcpt.measured import Order, alike, points
 from mixcpt.measured import submit as submit_measure
 from mixcpt.modelstore import ensure_model
 from mixcpt.noise import noisy_copy
@@ -157,9 +157,10 @@ def _measure(workspace: Workspace, study: Study, supervisor: Supervisor, on_chan
             finish([matrix.submit(workspace, ends, study.measured)], supervisor, on_change)
         return
     groups: dict[tuple[float, ...], list[Run]] = defaultdict(list)
+    same = alike(ends)  # else all are ordered, which makes those count that belong together
     for run in ends:
         strengths = (*sorted(study.strengths.get(run.info.arm, [])), 1.0)
-        if not {point.strength for point in points(run)} >= set(strengths):
+        if not same or not {point.strength for point in points(run)} >= set(strengths):
             groups[strengths].append(run)
     jobs = [
         submit_measure(workspace, runs, Order(strengths=strengths, tokens=study.measured))

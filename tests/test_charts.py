@@ -303,6 +303,14 @@ def test_questions_show_the_base_every_run_its_interval_chance_and_majority() ->
     assert "No questions were asked yet" in words(charts.questions([row(1)]))[0]
 
 
+def test_each_model_has_its_own_base_among_the_questions() -> None:
+    rows = [answered(1) | {"model": "a/one"}, answered(2) | {"model": "two", "general_base": 0.5}]
+    figure = charts.questions(rows)
+    bases = [trace for trace in figure.data if trace.marker.symbol == "diamond"]
+    assert [(trace.x[0], trace.y[0]) for trace in bases] == [(90, 0), (50, 1)]
+    assert list(figure.layout.yaxis.ticktext) == ["base, one", "base, two", "arm 1", "arm 2"]
+
+
 @pytest.mark.parametrize("figure", [charts.plane, charts.forgetting_curves, charts.questions])
 def test_names_are_escaped_wherever_they_stand(figure: Any) -> None:
     drawn = figure([answered(1) | {"title": EVIL}])

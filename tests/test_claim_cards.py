@@ -64,6 +64,20 @@ def test_the_command_on_a_card_prints_the_card_again(
     assert forgets["points"] == pytest.approx([-0.2 * 0.950213, -0.3 * 0.950213, -0.4 * 0.950213])
 
 
+def test_the_command_names_all_that_the_card_was_corrected_among(
+    workspace: Workspace, runs: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A third arm, and another experiment with an arm of the same name, so that titles have to be told apart."""
+    monkeypatch.setenv("MIXCPT_HOME", str(workspace.root))
+    stage = stage_of(adapter__rank=2)
+    more = [made_run(workspace, arm="held", seed=seed, experiment="else", stage=stage) for seed in range(3)]
+    arms = summarise(titled(compare([*runs[3:], *runs[:3], *more])))
+    found = cards(workspace, pairs_against(arms, arms[0]["title"]))
+    assert arms[0]["title"].startswith("held · ") and found[0].claims[0].pairs == 2
+    _, *arguments = shlex.split(found[1].command)
+    assert main(arguments) == 0 and capsys.readouterr().out.rstrip() == "\n".join(map(as_markdown, found)).rstrip()
+
+
 def test_claims_need_two_arms(
     workspace: Workspace, runs: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from mixcpt.claims import by_seed, claims, pairs_against
+from mixcpt.claims import asked_differently, by_seed, claims, measures, pairs_against
+from mixcpt.compare import DIFFERENTLY
 from mixcpt.errors import BadInput
-from mixcpt.findings import leaders
+from mixcpt.findings import cautions, leaders
 from mixcpt.statistics import detectable
 
 
@@ -47,6 +48,30 @@ def test_a_difference_that_is_real_is_told_with_interval_and_seeds() -> None:
     )
     assert (forgetting.verdict, forgetting.good) == ("less", True)
     assert (gain.verdict, gain.good) == ("same", None)
+
+
+def test_only_what_was_asked_alike_is_compared() -> None:
+    def asked(name: str, how: str) -> dict[str, Any]:
+        scores = {"general_accuracy": 0.8, "general_accuracy_seeds": [0.8, 0.8], "general_items": 48}
+        return arm(name, [0.5, 0.5], [0.1, 0.1], **scores, general_how=how)
+
+    alike, other, mixed = asked("a", "f1 bf16"), asked("b", "f2 bf16"), asked("c", DIFFERENTLY)
+    keys = [measure.key for measure in measures([alike, asked("d", "f1 bf16")])]
+    assert keys == ["domain_gain", "forgetting", "general_accuracy"]
+    for unlike in (other, mixed):
+        assert [measure.key for measure in measures([alike, unlike])] == keys[:2]
+        assert asked_differently([alike, unlike]) == ["the general questions"]
+    assert "general_accuracy" in [measure.key for measure in measures([alike, asked("old", "")])], "nobody knows"
+    assert "were not all asked the general questions alike" in " ".join(cautions([alike, other]))
+
+
+def test_equal_differences_of_few_questions_are_no_certainty() -> None:
+    def of_eight(name: str, shares: list[float]) -> dict[str, Any]:
+        mean = sum(shares) / len(shares)
+        return arm(name, [0.5] * 2, [0.1] * 2, general_accuracy=mean, general_accuracy_seeds=shares, general_items=8)
+
+    (own,) = claims(pairs_against([of_eight("a", [0.5, 0.5]), of_eight("b", [0.625, 0.625])]))
+    assert own[-1].verdict == "same" and "2 seeds, 8 questions each" in own[-1].sentence()
 
 
 def test_what_is_worse_is_said_as_plainly() -> None:

@@ -344,15 +344,18 @@ def test_columns_of_several_seeds_have_the_spread_over_them(workspace: Workspace
 
 
 def test_the_format_of_answers_is_claimed_about(workspace: Workspace) -> None:
-    low = [formed(make(workspace, CURVE, seed=seed, arm="random"), SHARES) for seed in (0, 1)]
+    low = [formed(make(workspace, CURVE, seed=seed, arm="random"), SHARES) for seed in range(3)]
     better = dict.fromkeys(SHARES, (0.25, 0.75))
     high = [
-        formed(make(workspace, CURVE, seed=seed, arm="easiest", changes={"adapter.rank": 4}), better) for seed in (0, 1)
+        formed(make(workspace, CURVE, seed=seed, arm="easiest", changes={"adapter.rank": 4}), better)
+        for seed in range(3)
     ]
     (own,) = claims(pairs_against(summarise(titled(compare([*low, *high])))))
     told = {claim.measure.key: claim.sentence() for claim in own}
+    # All seeds differ alike, so rounding decides: 4.30265 / (8 sqrt(6) sqrt(3)) = 0.127 around 0.25.
     assert told["format_alpaca_well_formed"] == (
-        "easiest gives 25 points more well-formed answers in the template alpaca than random (95 % 25 to 25, 2 seeds)"
+        "easiest gives 25 points more well-formed answers in the template alpaca than random (95 % 12 to 38, 3 seeds, "
+        "8 answers each)"
     )
     assert told["format_alpaca_loss"].startswith(
         "easiest and random are equally sure of the reference answers in the template alpaca within noise"

@@ -5,11 +5,21 @@ from typing import Any
 import pytest
 
 from mixcpt.front import BASE, Place, best_within, choices, name, pareto, places, within_words
+from mixcpt.plane import plane
 
 
 def row(arm: str, gain: float, forgetting: float, seed: int = 0, **more: Any) -> dict[str, Any]:
-    own = {"run": f"{arm}-{seed}", "experiment": "e", "arm": arm, "title": arm, "settings": arm, "seed": seed}
-    return {**own, "domain_gain": gain, "forgetting": forgetting, **more}
+    own = {
+        "run": f"{arm}-{seed}",
+        "model": "m",
+        "tokens": 100,
+        "experiment": "e",
+        "arm": arm,
+        "title": arm,
+        "settings": arm,
+        "seed": seed,
+    }
+    return {**own, "model": "m", "tokens": 100, "domain_gain": gain, "forgetting": forgetting, **more}
 
 
 def at(*points: tuple[float, float, float]) -> list[dict[str, Any]]:
@@ -48,6 +58,12 @@ def test_seeds_of_an_arm_are_one_choice_their_mean() -> None:
     # deviation sqrt(0.02), over sqrt(2) gives 0.1; t(1) = 12.7062
     assert mean.interval == pytest.approx((0.1 - 1.27062, 0.1 + 1.27062), abs=1e-4)
     assert [one.title for one in choices([lucky, row("b", 0.5, 0.05)])] == ["a", "b"]
+
+
+def test_the_front_that_is_drawn_is_of_means() -> None:
+    lucky, unlucky, other = row("a", 0.6, 0.0, 0), row("a", 0.2, 0.2, 1), row("b", 0.5, 0.05)
+    front = next(trace for trace in plane([lucky, unlucky, other], pareto=True).data if trace.uid == "front")
+    assert list(front.customdata[1:-1]) == ["base", "b"], "the luckiest seed is nobody's choice"
 
 
 def test_a_strength_that_one_seed_lacks_is_no_choice() -> None:

@@ -112,7 +112,7 @@ def test_a_study_shows_its_grid_its_claims_and_all_points(studio: Workspace) -> 
     assert len(app.get("plotly_chart")) == 2
     assert not [button for button in app.button if button.key in ("study_stop", "study_go_on")]
     app.button(key="study_claims_card_0").click().run()
-    assert any(code.value == "mixcpt study show mine" for code in app.code)
+    assert any(code.value == "mixcpt study report mine" for code in app.code)
 
 
 def test_a_study_is_started_stopped_and_taken_up(studio: Workspace) -> None:

@@ -141,6 +141,19 @@ def test_a_difference_needs_two_seeds_in_common_and_may_have_no_spread() -> None
     assert apart is not None and (apart.interval, apart.p) == ((0.5, 0.5), 0.0)
 
 
+def test_shares_that_happen_to_differ_equally_are_not_certain() -> None:
+    # 24, 25, 23 against 23, 24, 22 of 48 questions: always one more. Rounding has a deviation of 1 / (48 sqrt(6)), so
+    # t = sqrt(3) * sqrt(6) = 4.2426 whatever the step, and with 2 degrees of freedom p = 1 - t / sqrt(2 + t²).
+    one, other = ({seed: right / 48 for seed, right in enumerate(rights)} for rights in ((24, 25, 23), (23, 24, 22)))
+    found = seed_difference(one, other, step=1 / 48)
+    assert found is not None
+    assert found.p == pytest.approx(1 - 4.242641 / (2 + 4.242641**2) ** 0.5, rel=1e-5) and found.p > 0.05
+    assert found.interval[0] < 0 < found.mean == pytest.approx(1 / 48)
+    wide = seed_difference({0: 0.5, 1: 0.9}, {0: 0.4, 1: 0.4}, step=1 / 48)
+    plain = seed_difference({0: 0.5, 1: 0.9}, {0: 0.4, 1: 0.4})
+    assert wide is not None and plain is not None and wide.p == plain.p, "where seeds differ more it plays no part"
+
+
 @pytest.mark.parametrize("seeds", [3, 4, 5, 12])
 def test_what_can_be_detected_is_found_so_often_by_the_noncentral_t(seeds: int) -> None:
     smallest = detectable(0.05, seeds)

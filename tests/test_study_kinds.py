@@ -75,6 +75,7 @@ def test_sizes_follow_from_the_corpus_and_noise_from_copies(small_corpora: Works
     assert list(arms) == ["4 documents", "9 documents", "19 documents", "all 38 documents", "25% noise", "50% noise"]
     assert [one[0].mixture.domain_documents for one in arms.values()] == [4, 9, 19, None, None, None]
     assert arms["50% noise"][0].mixture.domain_sources() == ["field-noise-50"]
+    assert {tuple(one[0].evaluation.tasks) for one in arms.values()} == {("general", "probes:field")}, "all the same"
     assert make(small_corpora, "size", choice()).noise == [0.25, 0.5]
 
 

@@ -15,10 +15,12 @@ from mixcpt.errors import BadInput, MixcptError
 from mixcpt.estimate import reading_seconds, shape_of
 from mixcpt.jobs import Jobs
 from mixcpt.matrices import arms
-from mixcpt.measured import points
+from mixcpt.measured import alike, points
+from mixcpt.measuring import measure
 from mixcpt.mixture import prepare
 from mixcpt.runs import Run, Runs
 from mixcpt.settings import override
+from mixcpt.statistics import detectable
 from mixcpt.studies import Study, grid, last_runs, make, save
 from mixcpt.study_kinds import Choice
 from mixcpt.study_results import power, results
@@ -139,6 +141,13 @@ def test_finished_runs_are_measured_anew_and_at_the_strengths_that_are_asked_for
     jobs = len(Jobs(small_corpora).all())
     do(small_corpora, study)
     assert len(Jobs(small_corpora).all()) == jobs
+    # One run measured on more text must not be held against the others; carrying on puts all on the same again.
+    measure(small_corpora, runs[0], tokens=90)
+    assert not alike(runs) and {row["measured_by"] for row in results(small_corpora, study)} == {"training"}
+    do(small_corpora, study)
+    assert alike(runs) and [row["domain_gain"] for row in results(small_corpora, study)] == [
+        row["domain_gain"] for row in rows
+    ]
 
 
 def test_decoupled_and_joint_are_trained_and_compared_at_their_ends(
@@ -278,6 +287,11 @@ def test_the_cost_is_not_known_before_the_machine_is(small_corpora: Workspace, t
 def test_what_can_be_detected_comes_from_known_runs_or_from_our_own_study(workspace: Workspace) -> None:
     study = make(workspace, "lssd", Choice(seeds=[0, 1, 2]))
     taken = power(workspace, study)
+    assert taken.corrected == "" and power(workspace, make(workspace, "mix-cpt", Choice())).corrected == (
+        ", corrected for 4 comparisons"
+    )
+    eight = power(workspace, make(workspace, "retention", Choice(seeds=[0, 1, 2])))
+    assert eight.gain == pytest.approx(detectable(0.05, 3, level=0.05 / 8)) and (eight.gain or 0) > 0.4
     # 3.26404 deviations with three seeds; our own study had 0.05
     assert taken.gain == taken.forgetting == pytest.approx(0.05 * 3.264044, abs=1e-6)
     assert "is taken: 0.05" in taken.origin and "0.163 bits per byte in gain" in taken.words()
@@ -315,4 +329,6 @@ def test_the_commands_say_what_there_is_and_refuse_nonsense(
     assert main([*plan, "--yaml"]) == 0 and "seeds:\n- 3\n- 4\n" in capsys.readouterr().out
     assert main(["study", "plan", "lssd", "--seeds", "a"]) == 2 and "--seeds 'a'" in capsys.readouterr().err
     assert main(["study", "report", "tiny"]) == 2 and "No run of the study 'tiny'" in capsys.readouterr().err
+    refused = main(["study", "run", "tiny", "--tokens", "9000"]), capsys.readouterr().err
+    assert refused[0] == 2 and "'tiny' was begun and goes on as it is, but --tokens is given" in refused[1]
     assert main(["study", "show", "gone"]) == 2 and "take one of tiny" in capsys.readouterr().err
