@@ -140,10 +140,12 @@ def _add(experiment: str, markdown: str) -> None:
     st.toast(f"Added to the notebook of {plain(experiment)}.", icon=":material/check:")
 
 
-def seed_chart(rows: Sequence[Row], *, key: str, pin: bool = True) -> None:
-    """The differences to the arm that comes first, with all points; `pin`: with the button that pins it."""
+def seed_chart(rows: Sequence[Row], pairs: Sequence[tuple[str, str]] = (), *, key: str, pin: bool = True) -> None:
+    """The differences of pairs of arms, or to the arm that comes first, with all points; `pin`: with the button that
+    pins it."""
     wanted = {row["experiment"] for row in rows}
-    caption = f"Differences to {title_of(rows[0])}, seed by seed"
+    references = {other for _, other in pairs} or {title_of(rows[0])}
+    caption = f"Differences{f' to {references.pop()}' if len(references) == 1 else ''}, seed by seed"
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.caption(f"{plain(caption)}. Every point is a seed; the bar is the 95 % interval of the mean.")
         if pin:
@@ -152,9 +154,9 @@ def seed_chart(rows: Sequence[Row], *, key: str, pin: bool = True) -> None:
                 caption=caption,
             )  # fmt: skip
     what = tuple((row["run"], row["title"], row["tokens"], len(row)) for row in rows)
-    show.chart(_figure(what, rows), key=key)
+    show.chart(_figure(what, tuple(pairs), rows), key=key)
 
 
 @st.cache_resource(show_spinner=False, max_entries=16)
-def _figure(what: tuple[object, ...], _rows: Sequence[Row]) -> go.Figure:
-    return charts.seeds(_rows)
+def _figure(what: tuple[object, ...], pairs: tuple[tuple[str, str], ...], _rows: Sequence[Row]) -> go.Figure:
+    return charts.seeds(_rows, pairs)

@@ -155,11 +155,10 @@ def _results(study: Study) -> None:
 
 
 def _seeds(study: Study, rows: list[Row]) -> None:
-    ordered = study_reports.reference_first(study, rows)
-    if len({row["arm"] for row in ordered}) < 2:
+    if len({row["arm"] for row in rows}) < 2:
         st.caption("Two arms are needed.")
         return
-    seed_chart(ordered, key="study_seeds", pin=False)  # a pin is drawn of what was measured while training
+    seed_chart(rows, study.pairs, key="study_seeds", pin=False)  # a pin is drawn of what was measured while training
 
 
 def _take_along(study: Study, rows: list[Row]) -> None:

@@ -1,8 +1,8 @@
 """The columns of a comparison: by which figures arms are told, as a table of a page, as text for a terminal, as CSV.
 
 Of one seed a share carries the 95 % interval over its questions or answers; of several the mean carries that over the
-seeds. What this gives up: in tables what else is known of a question set (chance, majority, contamination) is left to
-the text and the CSV.
+seeds; what the base, guessing and always the most frequent answer score stands in a note. What this gives up: in
+tables contamination is left to the run's own page and the CSV.
 """
 
 import csv
@@ -63,6 +63,7 @@ _LAST = (
     Column("domain_bits_per_byte", "Field after", "bits/byte", "Of held-out text: lower is better.", ".3f"),
     Column("general_bits_per_byte", "General after", "bits/byte", "Of held-out general text: lower is better.", ".3f"),
     Column("tokens", "Read", "tokens", "Tokens read in training, repetitions counted.", ",d"),
+    Column("tokens_before", "Before", "tokens", "Tokens read by the runs before it in its chain.", ",d"),
     Column("domain_tokens", "Of the field", "tokens", "How many of the tokens read were the field's.", ",d"),
 )
 _CHECK_HELP = {
@@ -77,7 +78,8 @@ def columns(arms: Sequence[Row]) -> list[Column]:
     """The columns that any of the arms has a figure for, those of question sets included."""
     questions = [_of_questions(arms, task) for task in tasks(arms)]
     every = [*_FIRST, *_OF_CHAINS, *questions, *_LAST]
-    return [column for column in every if any(column.key in arm for arm in arms)]
+    empty = () if any(arm.get("tokens_before") for arm in arms) else ("tokens_before",)
+    return [column for column in every if column.key not in empty and any(column.key in arm for arm in arms)]
 
 
 def format_columns(arms: Sequence[Row]) -> list[Column]:

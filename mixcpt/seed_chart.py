@@ -1,5 +1,5 @@
-"""The differences of arms to one of them, a panel a measure: every seed as a point, the mean, and its 95 % interval by
-the paired t.
+"""The differences of arms, to one of them or pair by pair, a panel a measure: every seed as a point, the mean, and its
+95 % interval by the paired t.
 
 What this gives up: an arm that shares fewer than two seeds with the other shows its points, and no interval.
 """
@@ -22,25 +22,31 @@ _AXES = {
 }
 
 
-def seeds(rows: Sequence[Row]) -> go.Figure:
-    """Rows of `compare.with_curves`; the arm that comes first is the one that the others are held against."""
+def seeds(rows: Sequence[Row], pairs: Sequence[tuple[str, str]] = ()) -> go.Figure:
+    """Rows of `compare.with_curves`; `pairs` are titles of arms, each with that of the arm it is held against. Without
+    any the arm that comes first is the one that the others are held against."""
     arms = summarise(rows)
     keys = [key for key in _AXES if arms and all(key in arm for arm in arms)]
-    if len(arms) < 2 or not keys:
+    by_title = {title_of(arm): arm for arm in arms}
+    named = [(by_title[one], by_title[other]) for one, other in pairs if one in by_title and other in by_title]
+    held = named if pairs else pairs_against(arms) if arms else []
+    if not held or not keys:
         return nothing("seeds", "Two arms that measured the same are needed: their differences are drawn seed by seed.")
-    pairs, first = pairs_against(arms), arms[0]
-    told = claims(pairs)
+    told = claims(held)
     colours = {title_of(arm): run_colour(number) for number, arm in numbered(rows_of(arms))}
     figure = make_subplots(rows=1, cols=len(keys), shared_yaxes=True, horizontal_spacing=0.04)
     for column, key in enumerate(keys, 1):
-        for place, (arm, _) in enumerate(pairs):
+        for place, (arm, other) in enumerate(held):
             claim = next(claim for claim in told[place] if claim.measure.key == key)
-            _add(figure, place, arm, first, claim, colours[title_of(arm)], column)
+            _add(figure, place, arm, other, claim, colours[title_of(arm)], column)
         figure.update_xaxes(title={"text": _AXES[key], "font": {"size": 11}}, nticks=4, row=1, col=column)
-    frame(figure, "seeds", height=150 + 46 * len(pairs))
+    frame(figure, "seeds", height=150 + 46 * len(held))
     figure.update_layout(showlegend=False)
     figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1.2, "dash": "dot"}, layer="below")
-    names = [label(title_of(arm), 32) for arm, _ in pairs]
+    one_reference = len({title_of(other) for _, other in held}) == 1
+    names = [
+        label(title_of(arm) if one_reference else f"{title_of(arm)} − {title_of(other)}", 48) for arm, other in held
+    ]
     figure.update_yaxes(
         tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False
     )
@@ -52,8 +58,8 @@ def rows_of(arms: Sequence[Row]) -> list[Row]:
     return [{**arm, "run": arm["runs"][0], "seed": arm["seeds"][0]} for arm in arms]
 
 
-def _add(figure: go.Figure, place: int, arm: Row, first: Row, claim: Claim, colour: str, column: int) -> None:
-    mine, its = by_seed(arm, claim.measure.key), by_seed(first, claim.measure.key)
+def _add(figure: go.Figure, place: int, arm: Row, other: Row, claim: Claim, colour: str, column: int) -> None:
+    mine, its = by_seed(arm, claim.measure.key), by_seed(other, claim.measure.key)
     shared = sorted(mine.keys() & its.keys())
     head = f"<b>{label(claim.one, 80)}</b><br>minus {label(claim.other, 80)}"
     figure.add_scatter(

@@ -82,7 +82,7 @@ def _parts(found: Findings) -> list[Part]:
     if chains:
         told += [Heading(_MATRICES), charts.matrices_chart(chains), *_transfers(chains)]
     told += [Heading("Gain against forgetting"), charts.plane(on_plane(rows))]
-    told += [Heading("Differences seed by seed"), charts.seeds(reference_first(found.study, rows))]
+    told += [Heading("Differences seed by seed"), charts.seeds(rows, found.study.pairs)]
     if formats := formats_table(arms):
         told += [Heading(FORMATS), formats, HOW_TO_READ_FORMATS]
     if tasks(arms):
@@ -169,13 +169,6 @@ def on_plane(rows: Sequence[Row]) -> list[Row]:
         {**row, "curve": [], "run": row["run"] if row["curve"] else f"{row['run']}-{number}"}
         for number, row in enumerate(rows)
     ]
-
-
-def reference_first(study: Study, rows: Sequence[Row]) -> list[Row]:
-    """The rows with the arm first that most claims are held against."""
-    held = [other for _, other in study.pairs]
-    reference = max(dict.fromkeys(held), key=held.count, default="")
-    return sorted(rows, key=lambda row: row["arm"] != reference)
 
 
 def measured_on(rows: Sequence[Row]) -> str:

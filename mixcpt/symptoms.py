@@ -68,7 +68,7 @@ def forgetting(case: Case) -> Sign:
     if "found" in states:
         surer = "" if case.again(measured.GENERAL_PART) else _measure_again(case)
         return replace(_forgotten(case, seen), measure=surer)
-    if states[0] == "unknown":
+    if states[0] == "unknown" or (states[1] == "unknown" and case.figure("prompt_kl") is not None):
         return replace(_FORGETS, state="unknown", seen=seen, measure=_measure_again(case))
     return replace(_FORGETS, seen=seen)
 
@@ -102,7 +102,9 @@ def _distance(case: Case) -> tuple[State, str]:
         return "unknown", ""
     tokens = case.stage.measures.prompt_tokens
     words = f"KL to the base {value:.2f} nats per token on general prompts ({tokens:,} tokens, no interval)"
-    return "found" if value > KL_TOLERANCE and tokens >= LEAST_TOKENS else "absent", words
+    if value <= KL_TOLERANCE:
+        return "absent", words
+    return "found" if tokens >= LEAST_TOKENS else "unknown", words
 
 
 def _general_questions(case: Case) -> tuple[State, str]:

@@ -41,7 +41,7 @@ def told(workspace: Workspace, study: Study, browser: Browser) -> str:
     drawings = {
         "plane": ("Gain against forgetting", charts.plane(study_reports.on_plane(rows))),
         "curves": ("Forgetting over tokens", charts.forgetting_curves([row for row in rows if row["curve"]])),
-        "seeds": ("Differences seed by seed", charts.seeds(study_reports.reference_first(study, rows))),
+        "seeds": ("Differences seed by seed", charts.seeds(rows, study.pairs)),
     }
     report = FOLDER / f"{study.name}.md"
     report.write_text(study_reports.to_markdown(found), encoding="utf-8")

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -390,6 +391,16 @@ def test_an_official_task_without_right_answers_is_refused() -> None:
     one = grading.Asked("wikitext", None, [], [0])
     with pytest.raises(Unavailable, match=r"lm-eval:wikitext counts no right answers .it has word_perplexity.: choose"):
         grading._scored(one, samples)
+
+
+def test_an_official_question_stands_without_its_examples() -> None:
+    """Or whatever drew an example that is in the training text would count as seen."""
+    shown = "Q: One?\nA: 1\n\nQ: Two?\nA:"
+    task = SimpleNamespace(doc_to_text=lambda doc: f"Q: {doc['asked']}\nA:")
+    sample = {"arguments": [(shown, " 2"), (shown, " 3")], "target": 0, "doc": {"asked": "Two?"}}
+    assert grading._as_question(sample, task)["question"] == "Q: Two?\nA:"
+    unlike = SimpleNamespace(doc_to_text=lambda doc: 3)
+    assert grading._as_question(sample, unlike)["question"] == shown, "where the task says otherwise, all of it"
 
 
 def test_a_text_that_is_only_compared_is_given_where_it_would_be_written() -> None:
