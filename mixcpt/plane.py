@@ -4,6 +4,7 @@ chain are joined, each to the one that it continues; a run that was measured at 
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
@@ -52,8 +53,15 @@ def plane(rows: Sequence[Row], *, pareto: bool = False, tolerance: float | None 
     placed = [(number, row) for number, row in numbered(rows) if "forgetting" in row and "domain_gain" in row]
     if not placed:
         return nothing("plane", "Here runs would stand that measured both the field and general text.")
-    across = _span([x for _, row in placed for x, _ in _places(row)] + ([tolerance] if tolerance else []), 0.85, 0.35)
-    up = _span([y for _, row in placed for _, y in _places(row)], left=0.25, right=0.25)
+    means = _means(placed)
+    wide, high = [bound for mean in means for bound in mean.across], [bound for mean in means for bound in mean.up]
+    across = _span(
+        [x for _, row in placed for x, _ in _places(row)] + ([tolerance] if tolerance else []),
+        wide,
+        left=0.42,
+        right=0.35,
+    )
+    up = _span([y for _, row in placed for _, y in _places(row)], high, left=0.25, right=0.25)
     figure = go.Figure()
     if pareto:
         _add_front(figure, [row for _, row in placed], across[1], up[0])
@@ -70,7 +78,7 @@ def plane(rows: Sequence[Row], *, pareto: bool = False, tolerance: float | None 
     first = {number: row["run"] for number, row in reversed(placed)}
     for number, row in placed:
         _add_end(figure, number, row, in_legend=first[number] == row["run"], tolerance=tolerance)
-    _add_means(figure, placed)
+    _add_means(figure, means)
     frame(figure, "plane", height=474)
     labels, all_fit = _labels(placed, across, up)
     annotations = [*_quadrants(), *labels]  # at once: Plotly checks all of them again at every one that is added
@@ -144,17 +152,35 @@ def _add_front(figure: go.Figure, rows: Sequence[Row], right: float, bottom: flo
     )
 
 
-def _add_means(figure: go.Figure, placed: Sequence[tuple[int, Row]]) -> None:
-    """Where an arm has several seeds: its mean, and in both directions the 95 % interval of the mean over seeds."""
+@dataclass(frozen=True)
+class _Mean:
+    """An arm of several seeds: the 95 % interval of the mean forgetting (`across`) and gain (`up`) over them."""
+
+    number: int
+    title: str
+    seeds: int
+    across: tuple[float, float]
+    up: tuple[float, float]
+
+
+def _means(placed: Sequence[tuple[int, Row]]) -> list[_Mean]:
+    """Where an arm has several seeds."""
     arms: dict[int, dict[int, Row]] = defaultdict(dict)
     for number, row in placed:
         arms[number][row.get("seed", 0)] = row
+    found = []
     for number, seeds in arms.items():
         gain, forgetting = ([row[key] for row in seeds.values()] for key in ("domain_gain", "forgetting"))
         up, across = seed_interval(gain), seed_interval(forgetting)
-        if up is None or across is None:
-            continue
-        first = next(iter(seeds.values()))
+        if up and across:
+            found.append(_Mean(number, title_of(next(iter(seeds.values()))), len(seeds), across, up))
+    return found
+
+
+def _add_means(figure: go.Figure, means: Sequence[_Mean]) -> None:
+    """Each mean as a cross, with bars in both directions."""
+    for mean in means:
+        number, up, across = mean.number, mean.up, mean.across
         figure.add_scatter(
             x=[sum(across) / 2],
             y=[sum(up) / 2],
@@ -164,7 +190,7 @@ def _add_means(figure: go.Figure, placed: Sequence[tuple[int, Row]]) -> None:
             marker={"symbol": "x-thin", "size": 9, "line": {"color": run_colour(number), "width": 2}},
             showlegend=False,
             uid=f"mean-{number}",
-            hovertemplate=f"<b>{label(title_of(first))}</b><br>mean of {len(seeds)} seeds, 95 % by Student's t"
+            hovertemplate=f"<b>{label(mean.title)}</b><br>mean of {mean.seeds} seeds, 95 % by Student's t"
             f"<br>gain %{{y:+.3f}} ({up[0]:+.3f} to {up[1]:+.3f}) bits per byte"
             f"<br>forgetting %{{x:+.3f}} ({across[0]:+.3f} to {across[1]:+.3f}) bits per byte<extra></extra>",
         )
@@ -260,10 +286,13 @@ def _read(row: Row) -> str:
     return f"{row['tokens']:,} tokens read" + (f", {before:,} before it in its chain" if before else "")
 
 
-def _span(values: Sequence[float], left: float, right: float) -> tuple[float, float]:
-    """A range that holds the base and all values, with room at both sides for words."""
+def _span(values: Sequence[float], bars: Sequence[float], left: float, right: float) -> tuple[float, float]:
+    """A range that holds the base and all values, with room at both sides for words; and the bars, as far as they are
+    no longer than all the rest is wide, for two seeds may have bars without end."""
     low, high = min(0.0, *values), max(0.0, *values)
     width = max(high - low, 0.02)
+    low, high = max(min(low, *bars, low), low - width), min(max(high, *bars, high), high + width)
+    width = high - low
     return min(low - 0.06 * width, -left * width), high + right * width
 
 

@@ -39,7 +39,7 @@ def seeds(rows: Sequence[Row], pairs: Sequence[tuple[str, str]] = ()) -> go.Figu
         for place, (arm, other) in enumerate(held):
             claim = next(claim for claim in told[place] if claim.measure.key == key)
             _add(figure, place, arm, other, claim, colours[title_of(arm)], column)
-        figure.update_xaxes(title={"text": _AXES[key], "font": {"size": 11}}, nticks=4, row=1, col=column)
+        figure.update_xaxes(title={"text": _AXES[key], "font": {"size": 11}}, nticks=3, tickangle=0, row=1, col=column)
     frame(figure, "seeds", height=150 + 46 * len(held))
     figure.update_layout(showlegend=False)
     figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1.2, "dash": "dot"}, layer="below")
