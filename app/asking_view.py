@@ -1,6 +1,7 @@
-"""Asking a run more: the form, and how far the asking is."""
+"""Asking runs more: the form, and how far the asking is."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -13,6 +14,7 @@ from mixcpt import evaluated, official, questions
 from mixcpt.corpus import corpus_names
 from mixcpt.jobs import MOVING
 from mixcpt.launching import check_question_files
+from mixcpt.measured import runs_of
 from mixcpt.runs import Run
 from mixcpt.templates import NAMED, OWN
 
@@ -30,19 +32,26 @@ Open, with one answer or several that count as right:
 Files of ARC, PIQA, HellaSwag, Winogrande, BoolQ, SciQ, CommonsenseQA, OpenBookQA and GSM8K are taken as they come."""
 
 
-def asking(run: Run) -> None:
-    """What goes on, or the form to ask more."""
-    job = evaluated.latest(state.workspace(), run)
-    if job and job.state in MOVING:
-        watch(job, "asked", "Stop asking")
+def asking(runs: Sequence[Run]) -> None:
+    """What goes on, or the form to ask these runs more."""
+    last = [job for run in runs if (job := evaluated.latest(state.workspace(), run))]
+    moving = [job for job in last if job.state in MOVING]
+    if moving:
+        if len(runs) > 1:
+            st.caption(f"{len(moving)} of {len(runs)} runs are still to be asked.")
+        watch(moving[0], "asked", "Stop asking")
         return
-    if job and job.state == "failed":
-        st.error(f"The last asking failed: {plain(job.status.message)}", icon=":material/error:")
-    if not (run.adapter / "adapter_model.safetensors").is_file():
+    for job in last:
+        if job.state == "failed":
+            which = f" of {plain(job.label)}" if len(runs) > 1 else ""
+            st.error(f"The last asking{which} failed: {plain(job.status.message)}", icon=":material/error:")
+    able = runs_of(state.workspace(), [run.id for run in runs])
+    if not able:
         return  # the tab says why: it is not done, or was recorded elsewhere
-    with st.expander("Ask more questions", icon=":material/quiz:", key="asked_more"):
+    title = "Ask more questions" if len(runs) == 1 else f"Ask {len(able)} of these runs more questions"
+    with st.expander(title, icon=":material/quiz:", key="asked_more"):
         _upload()
-        _form(run)
+        _form(able)
 
 
 def _upload() -> None:
@@ -68,7 +77,7 @@ def _keep(name: str, file: BinaryIO) -> None:
     st.toast(f"{plain(kept)} is chosen below.", icon=":material/check:")
 
 
-def _form(run: Run) -> None:
+def _form(runs: Sequence[Run]) -> None:
     kept = sorted(path.name for path in questions.kept_folder(state.workspace()).glob("*.jsonl"))
     corpora = [name for name in corpus_names(state.workspace()) if not name.startswith("builtin-")]
     probes = questions.probe_entries(corpora)
@@ -77,7 +86,7 @@ def _form(run: Run) -> None:
         *probes,
         *official.preset_entries(),
         *kept,
-        *run.config.evaluation.tasks,
+        *(task for run in runs for task in run.config.evaluation.tasks),
         *st.session_state.get("asked_tasks", []),
     ]
     st.multiselect(
@@ -128,10 +137,10 @@ def _form(run: Run) -> None:
         type="primary",
         icon=":material/play_arrow:",
         on_click=_ask,
-        args=(run,),
+        args=(runs,),
         help="Base and run are asked alike; what the base answered before is not asked again.",
     )
-    st.code(printable(_command(run)), language="bash", wrap_lines=True)
+    st.code(printable(_command(runs)), language="bash", wrap_lines=True)
 
 
 def _entry(text: str) -> str:
@@ -151,10 +160,10 @@ def _chosen() -> dict[str, Any]:
     return chosen | ({"format_templates": list(st.session_state.get("asked_templates", []))} if prompts else {})
 
 
-def _command(run: Run) -> str:
+def _command(runs: Sequence[Run]) -> str:
     """The same by command."""
     chosen = _chosen()
-    words = ["mixcpt", "evaluate", run.id]
+    words = ["mixcpt", "evaluate", *(run.id for run in runs)]
     if chosen["tasks"]:
         words += ["--tasks", ",".join(chosen["tasks"])]
     if chosen["items"]:
@@ -165,8 +174,8 @@ def _command(run: Run) -> str:
 
 
 @show.told
-def _ask(run: Run) -> None:
+def _ask(runs: Sequence[Run]) -> None:
     chosen = _chosen()
     check_question_files(state.workspace(), chosen["tasks"])
-    evaluated.submit(state.workspace(), run, chosen)
+    evaluated.submit(state.workspace(), runs, chosen)
     st.toast("It is in the queue.", icon=":material/play_arrow:")

@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from app import diagnosis_view, plane_view, show, state
+from app import asking_view, diagnosis_view, plane_view, show, state
 from app.claims_view import arm_against_arm
 from app.compare_chooser import Choice
 from app.pins import heading
@@ -36,7 +36,7 @@ def comparison_of(choice: Choice) -> None:
     _multiples(rows, arms)
     differences(arms, key="compare_table")
     diagnosis_view.of_arms(arms)
-    _questions(arms, rows)
+    _questions(arms, rows, runs)
     _settings(runs, rows)
     _downloads(runs, choice)
 
@@ -156,14 +156,16 @@ def _number(label: str, column: columns.Column) -> Any:
     return st.column_config.NumberColumn(label, format=_FORMATS[column.form], help=plain(column.help))
 
 
-def _questions(arms: Sequence[Row], rows: Sequence[Row]) -> None:
-    if not tasks(arms):
-        return
+def _questions(arms: Sequence[Row], rows: Sequence[Row], runs: Sequence[Run]) -> None:
     with st.container(border=True):
         heading(
             "Questions answered right", "questions", rows, "With 95 % intervals; what overlaps is hardly told apart."
         )
-        show.chart(_figure("questions", _what(rows), arms), key="compare_questions")
+        if tasks(arms):
+            show.chart(_figure("questions", _what(rows), arms), key="compare_questions")
+        else:
+            st.caption("None of these runs was asked any questions yet.")
+        asking_view.asking(runs)
 
 
 def _settings(runs: Sequence[Run], rows: Sequence[Row]) -> None:

@@ -32,7 +32,7 @@ def page(run: Run) -> None:
         _formats(formats)
     for why in evaluated.section(run).get("unavailable", {}).values():
         st.warning(plain(why), icon=":material/cloud_off:")
-    asking_view.asking(run)
+    asking_view.asking([run])
     if lines or formats:
         answers_view.answers(run, [line.task for line in lines], [one.template for one in formats])
     if lines:

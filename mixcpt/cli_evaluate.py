@@ -1,20 +1,20 @@
-"""The command `mixcpt evaluate`: ask a run that is done, as its page does."""
+"""The command `mixcpt evaluate`: ask runs that are done, as their page does."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from mixcpt.cli_show import print_json, say
+from mixcpt.cli_show import chosen_runs, print_json, say
 from mixcpt.commands import at_least, command
 from mixcpt.questions import is_file
-from mixcpt.runs import Run, Runs
+from mixcpt.runs import Run
 from mixcpt.workspace import Workspace
 
 
 def add(commands: Any) -> None:
     """The command evaluate."""
-    one = command(commands, "evaluate", evaluate, "ask a run that is done, here, now; prints its scores", json=True)
-    one.add_argument("run", metavar="RUN", help="a run's id, or a beginning of it that is unique")
+    one = command(commands, "evaluate", evaluate, "ask runs that are done, here, now; prints their scores", json=True)
+    one.add_argument("runs", nargs="+", metavar="RUN", help="runs, or names of experiments")
     one.add_argument(
         "--tasks",
         metavar="A,B",
@@ -34,17 +34,19 @@ def evaluate(workspace: Workspace, options: argparse.Namespace) -> int:
     from mixcpt.supervisor import Supervisor
     from mixcpt.transcript import refusals
 
-    run = Runs(workspace).get(options.run)
-    ask = _ask(options)
-    config = evaluated.require_askable(workspace, run, ask)
-    finish([evaluated.submit(workspace, run, ask)], Supervisor(workspace), Follower())
+    runs, ask = chosen_runs(workspace, options.runs), _ask(options)
+    finish(evaluated.submit(workspace, runs, ask), Supervisor(workspace), Follower())
     if options.json:
-        print_json({"run": run.id, **evaluated.section(run)})
-    else:
-        print(f"run {run.id}  {run.title}")
-        print_scores(workspace, run)
-    refused = refusals(evaluated.section(run), config, run.config.mixture.domain_sources())
-    for why in refused.values():
+        found = [{"run": run.id, **evaluated.section(run)} for run in runs]
+        print_json(found[0] if len(found) == 1 else found)
+    refused: dict[str, str] = {}
+    for run in runs:
+        if not options.json:
+            print(f"run {run.id}  {run.title}")
+            print_scores(workspace, run)
+        config = evaluated.require_askable(workspace, run, ask)
+        refused |= refusals(evaluated.section(run), config, run.config.mixture.domain_sources())
+    for why in dict.fromkeys(refused.values()):
         say(f"mixcpt: {why}")
     return 1 if refused else 0
 

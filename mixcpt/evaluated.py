@@ -207,10 +207,12 @@ def require_askable(workspace: Workspace, run: Run, ask: dict[str, Any]) -> Eval
     return config
 
 
-def submit(workspace: Workspace, run: Run, ask: dict[str, Any]) -> Job:
-    """Queue the asking of a run that is done. Raises as `require_askable`."""
-    require_askable(workspace, run, ask)
-    return Jobs(workspace).submit("evaluate", {"ask": ask}, run=run.id, label=run.title)
+def submit(workspace: Workspace, runs: Sequence[Run], ask: dict[str, Any]) -> list[Job]:
+    """Queue the asking of runs that are done, one job each; none where one of them cannot be asked. Raises as
+    `require_askable`."""
+    for run in runs:
+        require_askable(workspace, run, ask)
+    return [Jobs(workspace).submit("evaluate", {"ask": ask}, run=run.id, label=run.title) for run in runs]
 
 
 def latest(workspace: Workspace, run: Run) -> Job | None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 
 import pytest
 from made import made_run, open_page, texts
@@ -54,3 +55,19 @@ def test_the_launch_form_offers_them(studio: Workspace) -> None:
     assert {"instructions", "preset:quick", "preset:paper"} <= set(
         app.multiselect(key="launch_evaluation.tasks").options
     )
+
+
+def test_all_runs_of_a_comparison_are_asked_at_once(studio: Workspace, run: Run) -> None:
+    other, recorded = made_run(studio, arm="other", seed=1), made_run(studio, arm="recorded elsewhere")
+    (other.adapter / "adapter_config.json").write_text("{}")
+    shutil.rmtree(recorded.adapter)
+    app = open_page("compare", runs=",".join(one.id for one in (run, other, recorded)))
+    assert not app.exception
+    assert any("Ask 2 of these runs more questions" in one.label for one in app.expander)
+    app.multiselect(key="asked_tasks").set_value(["general"]).run()
+    assert any(f"mixcpt evaluate {run.id} {other.id} --tasks general" in code.value for code in app.code)
+    app.button(key="asked_ask").click().run()
+    jobs = [latest(studio, one) for one in (run, other)]
+    assert not app.exception and [job.payload["ask"]["tasks"] for job in jobs if job] == [["general"], ["general"]]
+    assert latest(studio, recorded) is None
+    assert "2 of 3 runs are still to be asked" in texts(app)
