@@ -69,6 +69,7 @@ def plane(rows: Sequence[Row], *, pareto: bool = False, tolerance: float | None 
     for number, row in placed:
         if row.get("strengths"):
             _add_strengths(figure, row, run_colour(number), tolerance)
+            _add_joint(figure, row, ends.get(row.get("parent") or ""))
         elif not _add_trail(figure, row, run_colour(number), per_line(len(placed) * 4, 60)):
             _add_joint(figure, row, ends.get(row.get("parent") or ""))
     figure.add_scatter(

@@ -24,7 +24,15 @@ def row(arm: str, gain: float, forgetting: float, seed: int = 0, **more: Any) ->
 
 def at(*points: tuple[float, float, float]) -> list[dict[str, Any]]:
     return [
-        {"strength": s, "gain": gain, "forgetting": lost, "forgetting_interval": (lost - 0.1, lost + 0.1)}
+        {
+            "strength": s,
+            "gain": gain,
+            "gain_interval": (gain - 0.1, gain + 0.1),
+            "forgetting": lost,
+            "forgetting_interval": (lost - 0.1, lost + 0.1),
+            "gain_documents": 12,
+            "forgetting_documents": 12,
+        }
         for s, gain, lost in points
     ]
 
@@ -64,6 +72,13 @@ def test_the_front_that_is_drawn_is_of_means() -> None:
     lucky, unlucky, other = row("a", 0.6, 0.0, 0), row("a", 0.2, 0.2, 1), row("b", 0.5, 0.05)
     front = next(trace for trace in plane([lucky, unlucky, other], pareto=True).data if trace.uid == "front")
     assert list(front.customdata[1:-1]) == ["base", "b"], "the luckiest seed is nobody's choice"
+
+
+def test_stages_are_joined_also_where_they_were_measured_again() -> None:
+    first = row("cpt", 0.4, 0.2, strengths=at((1, 0.4, 0.2)))
+    after = row("sft", 0.3, 0.1, strengths=at((1, 0.3, 0.1)), parent="cpt-0")
+    lines = [(list(trace.x), list(trace.y)) for trace in plane([first, after]).data if trace.mode == "lines"]
+    assert ([0.2, 0.1], [0.4, 0.3]) in lines
 
 
 def test_a_strength_that_one_seed_lacks_is_no_choice() -> None:
