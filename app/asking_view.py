@@ -34,12 +34,12 @@ Files of ARC, PIQA, HellaSwag, Winogrande, BoolQ, SciQ, CommonsenseQA, OpenBookQ
 
 def asking(runs: Sequence[Run]) -> None:
     """What goes on, or the form to ask these runs more."""
-    last = [job for run in runs if (job := evaluated.latest(state.workspace(), run))]
-    moving = [job for job in last if job.state in MOVING]
+    last = evaluated.latest(state.workspace(), runs)
+    moving = sorted((job for job in last if job.state in MOVING), key=lambda job: job.state != "running")
     if moving:
         if len(runs) > 1:
             st.caption(f"{len(moving)} of {len(runs)} runs are still to be asked.")
-        watch(moving[0], "asked", "Stop asking")
+        watch(moving, "asked", "Stop asking")
         return
     for job in last:
         if job.state == "failed":
@@ -47,7 +47,9 @@ def asking(runs: Sequence[Run]) -> None:
             st.error(f"The last asking{which} failed: {plain(job.status.message)}", icon=":material/error:")
     able = runs_of(state.workspace(), [run.id for run in runs])
     if not able:
-        return  # the tab says why: it is not done, or was recorded elsewhere
+        if len(runs) > 1:
+            st.caption("None of these runs can be asked here: they are not done, or were recorded elsewhere.")
+        return  # of one run the tab says why
     title = "Ask more questions" if len(runs) == 1 else f"Ask {len(able)} of these runs more questions"
     with st.expander(title, icon=":material/quiz:", key="asked_more"):
         _upload()

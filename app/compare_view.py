@@ -21,6 +21,8 @@ from mixcpt.settings_diff import SAME_SETTINGS, settings_table
 _MEASURES = {"general": "General forgetting", "domain": "Domain gain", "kl": "KL to the base"}
 _PINS = {"general": "forgetting_curves", "domain": "gain_curves", "kl": "kl_curves"}
 _SENTENCES = 6
+_SCORED = ("accuracy", "items", "how")
+"""What the chart of questions changes with."""
 
 
 def comparison_of(choice: Choice) -> None:
@@ -36,7 +38,7 @@ def comparison_of(choice: Choice) -> None:
     _multiples(rows, arms)
     differences(arms, key="compare_table")
     diagnosis_view.of_arms(arms)
-    _questions(arms, rows, runs)
+    _questions(arms, rows, runs, choice.domain_tokens)
     _settings(runs, rows)
     _downloads(runs, choice)
 
@@ -156,15 +158,19 @@ def _number(label: str, column: columns.Column) -> Any:
     return st.column_config.NumberColumn(label, format=_FORMATS[column.form], help=plain(column.help))
 
 
-def _questions(arms: Sequence[Row], rows: Sequence[Row], runs: Sequence[Run]) -> None:
+def _questions(arms: Sequence[Row], rows: Sequence[Row], runs: Sequence[Run], domain_tokens: int | None) -> None:
     with st.container(border=True):
-        heading(
-            "Questions answered right", "questions", rows, "With 95 % intervals; what overlaps is hardly told apart."
-        )
-        if tasks(arms):
-            show.chart(_figure("questions", _what(rows), arms), key="compare_questions")
+        if asked := tasks(arms):
+            heading(
+                "Questions answered right", "questions", rows,
+                "With 95 % intervals; what overlaps is hardly told apart.",
+            )  # fmt: skip
+            scores = tuple(row.get(f"{task}_{key}") for row in rows for task in asked for key in _SCORED)
+            show.chart(_figure("questions", (*_what(rows), scores), arms), key="compare_questions")
         else:
-            st.caption("None of these runs was asked any questions yet.")
+            st.subheader("Questions answered right", anchor=False)
+            at_end = "They are asked at the end of training, so not at equal tokens of the field."
+            st.caption(at_end if domain_tokens else "None of these runs was asked any questions yet.")
         asking_view.asking(runs)
 
 

@@ -64,7 +64,7 @@ def _state(run: Run, to: str, strength: float, there: Export | None) -> None:
     """Where this export stands, and the one thing to do next."""
     job = exports.latest_job(state.workspace(), run, to)
     if job and job.state in MOVING:
-        watch(job, "export", "Cancel")
+        watch([job], "export", "Cancel")
         return
     try:
         needed = exports.estimate_bytes(state.workspace(), run, to, strength)

@@ -132,7 +132,7 @@ def under_way(runs: Sequence[Run]) -> Job | None:
 
 
 def watch_measuring(job: Job, key: str) -> None:
-    watch(job, key, "Stop measuring", help="What was measured so far is kept.")
+    watch([job], key, "Stop measuring", help="What was measured so far is kept.")
 
 
 # ---- what was measured -----------------------------------------------------------------------------------------------

@@ -45,8 +45,8 @@ def plane(rows: Sequence[Row], runs: Sequence[Run]) -> None:
 
 
 _UNLIKE = (
-    ":orange[:material/warning:] These runs were not measured on the same text, or not on equally much of it, so their "
-    "places differ by that too. *Measure all* puts them on the same."
+    ":orange[:material/warning:] These runs were not measured alike (the same general text, equally much of it, in one "
+    "precision on one device), so their places differ by that too. *Measure all* gives them the same text."
 )
 
 
@@ -155,8 +155,8 @@ def _marks() -> tuple[bool, float | None]:
         pareto = st.toggle(
             "Pareto front",
             key=_FRONT,
-            help="The line of what nothing else here beats: no other run, at no strength, gains as much and forgets "
-            "less.",
+            help="The line of what nothing else here beats: no other arm, by the mean of its seeds and at "
+            "no strength, gains as much and forgets less.",
         )
     return bool(pareto), None if tolerance is None else float(tolerance)
 

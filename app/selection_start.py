@@ -340,7 +340,7 @@ def _one(job: Job, status: Status) -> None:
             message = plain(status.message) or "Waiting for its turn"
             words.progress(status.progress or 0.0, text=f"**{plain(job.label)}** · {message}{_left(status)}")
             second.button(
-                "Cancel", key=f"selection_cancel_{job.id}", on_click=cancel, args=(job,), width="stretch",
+                "Cancel", key=f"selection_cancel_{job.id}", on_click=cancel, args=([job],), width="stretch",
                 help="What was scored so far is kept, and not scored again.",
             )  # fmt: skip
             return

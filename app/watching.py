@@ -1,5 +1,7 @@
 """A job that a page waits for: how far it is and a way to stop it; the page is drawn anew once it has ended."""
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from app import show, state
@@ -8,8 +10,9 @@ from mixcpt.jobs import MOVING, Job
 
 
 @st.fragment(run_every=1.0)
-def watch(job: Job, key: str, stop: str, help: str | None = None) -> None:
-    """Redraws itself. The button, labelled `stop`, has the key `key`_cancel."""
+def watch(jobs: Sequence[Job], key: str, stop: str, help: str | None = None) -> None:
+    """Redraws itself by the first of the jobs. The button, labelled `stop`, has the key `key`_cancel and stops all."""
+    job = jobs[0]
     status = job.status
     if status.state not in MOVING:
         st.rerun()
@@ -22,11 +25,12 @@ def watch(job: Job, key: str, stop: str, help: str | None = None) -> None:
             icon=":material/stop_circle:",
             disabled=stopping,
             on_click=cancel,
-            args=(job,),
+            args=(tuple(jobs),),
             help=help,
         )
 
 
 @show.told
-def cancel(job: Job) -> None:
-    state.jobs().request_cancel(job)
+def cancel(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        state.jobs().request_cancel(job)

@@ -39,14 +39,14 @@ def evaluate(workspace: Workspace, options: argparse.Namespace) -> int:
     if options.json:
         found = [{"run": run.id, **evaluated.section(run)} for run in runs]
         print_json(found[0] if len(found) == 1 else found)
-    refused: dict[str, str] = {}
+    refused: list[str] = []
     for run in runs:
         if not options.json:
             print(f"run {run.id}  {run.title}")
             print_scores(workspace, run)
         config = evaluated.require_askable(workspace, run, ask)
-        refused |= refusals(evaluated.section(run), config, run.config.mixture.domain_sources())
-    for why in dict.fromkeys(refused.values()):
+        refused += refusals(evaluated.section(run), config, run.config.mixture.domain_sources()).values()
+    for why in dict.fromkeys(refused):
         say(f"mixcpt: {why}")
     return 1 if refused else 0
 

@@ -151,7 +151,7 @@ def run(workspace: Workspace, options: argparse.Namespace) -> None:
     from mixcpt.supervisor import Supervisor
 
     begun = options.study in [study.name for study in studies(workspace)]
-    given = [name for name, value in vars(options).items() if name in _CHOICE and value not in (None, False)]
+    given = [name for name in _CHOICE if (value := getattr(options, name)) is not None and value is not False]
     if begun and given and options.study not in KINDS:
         option = given[0].replace("_", "-")
         raise BadInput(

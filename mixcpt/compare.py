@@ -333,15 +333,17 @@ def _summary(group: list[Row]) -> Row:
         values = [row[key] for row in group if key in row]
         if all(isinstance(value, float) for value in values):
             summary[key] = float(np.mean(values))
-            interval = seed_interval(values, _rounding(group[0], key))
+            least = _rounding(group[0], key)
+            interval = seed_interval(values, least)
             if len(group) == len(values) > 1:
                 summary[f"{key}_seeds"] = values
-            if interval and interval[0] < interval[1]:
+            if interval and (least or len(set(values)) > 1):
                 summary[f"{key}_ci"] = interval
         elif key in _COUNTS:
             summary[key] = round(float(np.mean(values)))
         elif key.endswith(_HOW):
-            summary[key] = values[0] if len({*filter(None, values)}) <= 1 else DIFFERENTLY
+            known = [*dict.fromkeys(filter(None, values))]
+            summary[key] = DIFFERENTLY if len(known) > 1 else next(iter(known), "")
         elif not isinstance(values[0], (list, tuple)) or len(group) == 1:
             summary[key] = values[0]
         if key in summary and len(values) < len(group):

@@ -215,7 +215,8 @@ def submit(workspace: Workspace, runs: Sequence[Run], ask: dict[str, Any]) -> li
     return [Jobs(workspace).submit("evaluate", {"ask": ask}, run=run.id, label=run.title) for run in runs]
 
 
-def latest(workspace: Workspace, run: Run) -> Job | None:
-    """The asking that was ordered last, however it stands; None when there was none."""
-    mine = [job for job, _ in Jobs(workspace).snapshot() if job.run == run.id and "ask" in job.payload]
-    return mine[-1] if mine else None
+def latest(workspace: Workspace, runs: Sequence[Run]) -> list[Job]:
+    """Of each of these runs the asking that was ordered last, however it stands; none of those that never were."""
+    wanted = {run.id for run in runs}
+    asked = [job for job, _ in Jobs(workspace).snapshot() if job.run in wanted and "ask" in job.payload]
+    return list({job.run: job for job in asked}.values())

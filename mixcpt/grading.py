@@ -233,7 +233,8 @@ def _is_share(value: Any) -> bool:
 
 def _as_question(sample: Mapping[str, Any], task: Any) -> Question:
     """An official question as texts: what the model was given, without the solved examples before it, which say
-    nothing of this question, and the continuations it chose from."""
+    nothing of this question, and the continuations it chose from. Where the beginnings differ (winogrande) the task
+    does not say the question's text by itself, and examples stay."""
     arguments, target = sample["arguments"], sample["target"]
     own = task.doc_to_text(sample["doc"])
 

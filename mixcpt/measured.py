@@ -239,14 +239,21 @@ def _read(run: Run, path: Path) -> Taken:
 
 
 def alike(runs: Iterable[Run]) -> bool:
-    """Whether all that counts of these runs at full strength was measured on equally much of each text, and of one
-    model on the very same documents in the same numbers. Else their figures must not be held against each other."""
-    every = [one for run in runs for one in at_strength(run)]
+    """Whether the field, general text and prompts, as far as they count at full strength, were measured alike: equally
+    much of each text, and of one model the same general texts, in the same versions, precision and device. Else the
+    runs' figures must not be held against each other."""
     ways: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
-    for one in every:
-        ways[one.text, one.measure, str(one.how.get("model"))].append(one.how)
+    limits, general = set(), defaultdict(set)
+    for run in runs:
+        mine = [one for one in at_strength(run) if one.part != OTHER]
+        for one in mine:
+            ways[one.text, one.measure, str(one.how.get("model"))].append(one.how)
+            limits.add(one.how.get("limit"))
+        if mine:
+            texts = frozenset(one.text for one in mine if one.part == GENERAL_PART)
+            general[str(mine[0].how.get("model"))].add(texts)
     same = all(how == its[0] for its in ways.values() for how in its)
-    return same and len({one.how.get("limit") for one in every}) <= 1
+    return same and len(limits) <= 1 and all(len(texts) == 1 for texts in general.values())
 
 
 def at_strength(run: Run, strength: float = 1.0) -> list[Taken]:

@@ -220,6 +220,8 @@ class _OnBase:
             found = self._as_taken(run, text, strength, base, known["values"], known["sizes"], finished)
             if superseded:
                 write_json(path, found.kept())
+                if by_token:
+                    token_losses.renew(run, path.with_suffix(".npz"), finished)
             return found
         sizes: Sequence[float] = text.pieces.piece_bytes
         if text.measure == "kl":

@@ -149,7 +149,7 @@ def _add_front(figure: go.Figure, rows: Sequence[Row], right: float, bottom: flo
         opacity=0.8,
         showlegend=False,
         uid="front",
-        hovertemplate="<b>%{customdata}</b><br>nothing here gains as much and forgets less<extra></extra>",
+        hovertemplate="<b>%{customdata}</b><br>no arm gains as much and forgets less (means over seeds)<extra></extra>",
     )
 
 

@@ -87,6 +87,8 @@ def make(workspace: Workspace, id: str, choice: Choice, name: str = "") -> Study
         raise BadInput(
             f"The study {id!r} compares models: name at least two, for example smollm2-135m and gemma-3-270m."
         )
+    if choice.measured == 1:
+        raise BadInput("One token measures nothing: let 2 tokens of each text or more be measured at the end, or 0.")
     parts = kind.parts(choice, train_documents(workspace, choice.corpus))
     tune = tuning_of(choice, parts.groups)
     recipe = Recipe(
@@ -137,7 +139,8 @@ def save(workspace: Workspace, study: Study) -> None:
     """
     path = workspace.experiments / study.name / "study.json"
     if path.exists():
-        if open_study(workspace, study.name).recipe == study.recipe:
+        there = open_study(workspace, study.name)
+        if (there.recipe, there.measured) == (study.recipe, study.measured):
             return
         raise BadInput(f"There is a study {study.name!r} already, of another choice: give this one another name.")
     if any(run.experiment == study.name for run in overview(workspace)):

@@ -13,7 +13,7 @@ import io
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,11 @@ def write(path: Path, losses: TokenLosses) -> None:
         "finished": losses.finished,
     }
     save(path, facts, {name: getattr(losses, name).astype(kind) for name, kind in _ARRAYS.items()})
+
+
+def renew(run: Run, path: Path, finished: str) -> None:
+    """Let what was kept count as measured at that time."""
+    write(path, replace(_read(run, path), finished=finished))
 
 
 def _read(run: Run, path: Path) -> TokenLosses:

@@ -119,6 +119,7 @@ def test_the_server_listens_on_this_machine_only_and_the_theme_has_both_modes() 
     config = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())
     assert config["server"]["address"] == "localhost"
     assert config["browser"]["gatherUsageStats"] is False
+    assert config["logger"]["hideWelcomeMessage"] is True, "else Streamlit offers a developers' kit on every page"
     assert {"light", "dark"} <= config["theme"].keys()
 
 

@@ -113,6 +113,20 @@ def test_every_seed_is_drawn_as_a_point_with_mean_and_interval(workspace: Worksp
     assert "docs &lt;b&gt;" in str(points.hovertemplate)
 
 
+def test_pairs_are_drawn_as_they_are_named(workspace: Workspace, runs: list[Run]) -> None:
+    third = [
+        made_run(workspace, arm="third", seed=seed, gain=0.4, forgetting=0.1, stage=stage_of(adapter__rank=2))
+        for seed in range(3)
+    ]
+    rows = titled(compare([*runs, *third]))
+    figure = seeds(rows, [("held", EVIL), ("third", "held"), ("third", "gone")])
+    assert [name.split(" ")[0] for name in figure.layout.yaxis.ticktext] == ["held", "third"]
+    assert figure.layout.yaxis.ticktext[1] == "third \N{MINUS SIGN} held"
+    points = [list(trace.x) for trace in figure.data if trace.xaxis == "x2" and len(trace.x) == 3]
+    # forgetting: 0.1 minus 0.3, 0.2, 0.1, each times 1 - exp(-3)
+    assert points[1] == pytest.approx([-0.2 * 0.950213, -0.1 * 0.950213, 0.0], abs=1e-5)
+
+
 def test_one_seed_is_a_point_without_an_interval_and_one_arm_is_nothing(workspace: Workspace, runs: list[Run]) -> None:
     figure = seeds(titled(compare([runs[0], runs[3]])))
     assert [len(trace.x) for trace in figure.data] == [1, 1, 1]

@@ -119,9 +119,9 @@ def test_a_run_that_was_asked_nothing_has_no_lines(run: Run) -> None:
 
 def test_what_is_ordered_is_a_job_with_what_to_ask(workspace: Workspace, run: Run) -> None:
     (run.adapter / "adapter_config.json").write_text("{}")
-    assert latest(workspace, run) is None
+    assert latest(workspace, [run]) == []
     (job,) = submit(workspace, [run], {"tasks": ["general"], "items": 5})
-    found = latest(workspace, run)
+    (found,) = latest(workspace, [run])
     assert found and found.id == job.id and job.payload == {"ask": {"tasks": ["general"], "items": 5}}
     assert run.state(Jobs(workspace)) == "done"
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_asked_is_refused_before_it_waits(
     (run.adapter / "adapter_config.json").write_text("{}")
     with pytest.raises(error, match=said):
         submit(workspace, [run], ask)
-    assert latest(workspace, run) is None
+    assert latest(workspace, [run]) == []
 
 
 def test_a_run_without_an_adapter_is_not_asked(workspace: Workspace) -> None:

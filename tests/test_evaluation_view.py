@@ -138,7 +138,7 @@ def test_more_is_asked_by_a_job(studio: Workspace, run: Run, tmp_path: Path) -> 
         f"mixcpt evaluate {run.id} --tasks 'general,{kept}' --items 20 --format 5 --templates own,alpaca"
     )
     app.button(key="asked_ask").click().run()
-    job = latest(studio, run)
+    (job,) = latest(studio, [run])
     assert job and job.payload["ask"] == {
         "tasks": ["general", str(kept)],
         "items": 20,
@@ -167,14 +167,14 @@ def test_what_cannot_be_asked_is_told_and_nothing_waits(
     app = tab(run)
     app.multiselect(key="asked_tasks").set_value(tasks).run()
     app.button(key="asked_ask").click().run()
-    assert said in app.toast[0].value.replace("\\", "").replace("\u2060", "") and latest(studio, run) is None
+    assert said in app.toast[0].value.replace("\\", "").replace("\u2060", "") and latest(studio, [run]) == []
 
 
 def test_a_failed_asking_says_why(studio: Workspace, run: Run) -> None:
     app = tab(run)
     app.multiselect(key="asked_tasks").set_value(["general"]).run()
     app.button(key="asked_ask").click().run()
-    job = latest(studio, run)
+    (job,) = latest(studio, [run])
     assert job
     job.update(state="failed", message=NASTY)
     assert f"The last asking failed: {plain(NASTY)}" in texts(app.run())
@@ -188,7 +188,7 @@ def test_an_uploaded_file_is_kept_and_chosen(studio: Workspace, run: Run) -> Non
     assert kept.read_bytes() == content and kept.name == "b>.jsonl"
     assert app.session_state["asked_tasks"] == [kept.name] and not app.exception
     app.button(key="asked_ask").click().run()
-    job = latest(studio, run)
+    (job,) = latest(studio, [run])
     assert job and job.payload["ask"]["tasks"] == [str(kept)]
 
 

@@ -9,16 +9,7 @@ from mixcpt.plane import plane
 
 
 def row(arm: str, gain: float, forgetting: float, seed: int = 0, **more: Any) -> dict[str, Any]:
-    own = {
-        "run": f"{arm}-{seed}",
-        "model": "m",
-        "tokens": 100,
-        "experiment": "e",
-        "arm": arm,
-        "title": arm,
-        "settings": arm,
-        "seed": seed,
-    }
+    own = {"run": f"{arm}-{seed}", "experiment": "e", "arm": arm, "title": arm, "settings": arm, "seed": seed}
     return {**own, "model": "m", "tokens": 100, "domain_gain": gain, "forgetting": forgetting, **more}
 
 

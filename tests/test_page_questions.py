@@ -35,7 +35,7 @@ def test_presets_say_what_they_need_and_are_ordered(studio: Workspace, run: Run)
     said = texts(app).replace("\\", "").replace("\u2060", "")
     assert "4 of lm-eval's tasks with about 6,481 questions, which are fetched from the Hugging Face hub" in said
     app.button(key="asked_ask").click().run()
-    job = latest(studio, run)
+    (job,) = latest(studio, [run])
     assert not app.exception and job is not None
     assert job.payload["ask"]["tasks"] == ["instructions", "preset:quick"]
 
@@ -67,7 +67,7 @@ def test_all_runs_of_a_comparison_are_asked_at_once(studio: Workspace, run: Run)
     app.multiselect(key="asked_tasks").set_value(["general"]).run()
     assert any(f"mixcpt evaluate {run.id} {other.id} --tasks general" in code.value for code in app.code)
     app.button(key="asked_ask").click().run()
-    jobs = [latest(studio, one) for one in (run, other)]
-    assert not app.exception and [job.payload["ask"]["tasks"] for job in jobs if job] == [["general"], ["general"]]
-    assert latest(studio, recorded) is None
+    jobs = latest(studio, [run, other])
+    assert not app.exception and [job.payload["ask"]["tasks"] for job in jobs] == [["general"], ["general"]]
+    assert latest(studio, [recorded]) == []
     assert "2 of 3 runs are still to be asked" in texts(app)

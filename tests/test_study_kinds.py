@@ -127,8 +127,12 @@ def test_a_study_is_kept_and_its_name_is_its_own(small_corpora: Workspace) -> No
     study = make(small_corpora, "lssd", choice())
     assert study.name == "lssd-field"
     assert study.measured == 1000 and make(small_corpora, "lssd", choice(measured=0)).measured == 0
+    with pytest.raises(BadInput, match="One token measures nothing"):
+        make(small_corpora, "lssd", choice(measured=1))
     save(small_corpora, study)
     save(small_corpora, study)
+    with pytest.raises(BadInput, match="of another choice"):
+        save(small_corpora, make(small_corpora, "lssd", choice(measured=500), name="lssd-field"))
     assert open_study(small_corpora, "lssd-field") == study and studies(small_corpora) == [study]
     assert suggested_name(small_corpora, "lssd", choice()) == "lssd-field-2"
     with pytest.raises(BadInput, match="a study 'lssd-field' already, of another choice"):

@@ -144,6 +144,7 @@ def test_finished_runs_are_measured_anew_and_at_the_strengths_that_are_asked_for
     # One run measured on more text must not be held against the others; carrying on puts all on the same again.
     measure(small_corpora, runs[0], tokens=90)
     assert not alike(runs) and {row["measured_by"] for row in results(small_corpora, study)} == {"training"}
+    measure(small_corpora, runs[0], on=["world"], usual=False, tokens=40)  # what is measured beside counts for nothing
     do(small_corpora, study)
     assert alike(runs) and [row["domain_gain"] for row in results(small_corpora, study)] == [
         row["domain_gain"] for row in rows
@@ -330,5 +331,6 @@ def test_the_commands_say_what_there_is_and_refuse_nonsense(
     assert main(["study", "plan", "lssd", "--seeds", "a"]) == 2 and "--seeds 'a'" in capsys.readouterr().err
     assert main(["study", "report", "tiny"]) == 2 and "No run of the study 'tiny'" in capsys.readouterr().err
     refused = main(["study", "run", "tiny", "--tokens", "9000"]), capsys.readouterr().err
+    assert main(["study", "run", "tiny", "--measured", "0"]) == 2 and "--measured" in capsys.readouterr().err
     assert refused[0] == 2 and "'tiny' was begun and goes on as it is, but --tokens is given" in refused[1]
     assert main(["study", "show", "gone"]) == 2 and "take one of tiny" in capsys.readouterr().err
