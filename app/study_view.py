@@ -15,7 +15,7 @@ from mixcpt.findings import cautions
 from mixcpt.jobs import MOVING, Job
 from mixcpt.studies import Cell, Study, grid, open_study
 from mixcpt.study_reports import command_of, findings, to_html, to_markdown
-from mixcpt.study_results import matrices_of, pairs_of, results
+from mixcpt.study_results import beside, matrices_of, pairs_of, results
 from mixcpt.study_runs import job_of, stop, submit
 
 PAGE, COMPARE, NOTEBOOK = "../pages/studies.py", "../pages/compare.py", "../pages/notebook.py"
@@ -141,6 +141,10 @@ def _results(study: Study) -> None:
         st.caption(plain(" ".join(cautions(arms))))
     differences(arms, key="study_table")
     st.caption(plain(study_reports.measured_on(rows)))
+    if other := beside(state.workspace(), study):
+        st.subheader(study_reports.BESIDE, anchor=False, help=other.note)
+        cells = dict(zip(other.columns, zip(*other.rows, strict=True), strict=True))
+        st.dataframe({printable(head): list(map(printable, column)) for head, column in cells.items()}, hide_index=True)
     if chains := matrices_of(state.workspace(), study):
         with st.container(border=True):
             arms_view(chains, study.name, key="study_matrices", with_claims=False)

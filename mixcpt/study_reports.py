@@ -25,21 +25,23 @@ from mixcpt.measured import TOKENS
 from mixcpt.notes import escape_for_files, fenced, table_for_files
 from mixcpt.plotting import Code, Heading, Part, Table, as_html
 from mixcpt.studies import Study
-from mixcpt.study_results import matrices_of, pairs_of, power, results
+from mixcpt.study_results import beside, matrices_of, pairs_of, power, results
 from mixcpt.workspace import Workspace, now, write_atomic
 
+BESIDE = "Measured besides"
 _MATRICES = "Every corpus after every stage, mean over seeds (bits per byte, and the difference to the base)"
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a study has found so far: its runs, its arms, the matrices of several corpora, claim cards, the diagnosis in
-    a sentence with its signs, and how it was done."""
+    """What a study has found so far: its runs, its arms, the matrices of several corpora, what was measured besides,
+    claim cards, the diagnosis in a sentence with its signs, and how it was done."""
 
     study: Study
     rows: list[Row]
     arms: list[Row]
     chains: list[ArmMatrix]
+    beside: Table | None
     cards: list[Card]
     diagnosis: str
     signs: Table
@@ -59,6 +61,7 @@ def findings(workspace: Workspace, study: Study) -> Findings:
         rows,
         arms,
         matrices_of(workspace, study),
+        beside(workspace, study),
         cards_of(workspace, study, arms),
         *in_short(workspace, rows),
         _how(workspace, study),
@@ -81,6 +84,8 @@ def _parts(found: Findings) -> list[Part]:
     ]
     if chains:
         told += [Heading(_MATRICES), charts.matrices_chart(chains), *_transfers(chains)]
+    if found.beside:
+        told += [Heading(BESIDE), found.beside]
     told += [Heading("Gain against forgetting"), charts.plane(on_plane(rows))]
     told += [Heading("Differences seed by seed"), charts.seeds(rows, found.study.pairs)]
     if formats := formats_table(arms):
@@ -116,6 +121,8 @@ def to_markdown(found: Findings) -> str:
     ]
     if found.chains:
         blocks += [f"## {_MATRICES}", matrices_markdown(found.chains)]
+    if found.beside:
+        blocks += [f"## {BESIDE}", _markdown(found.beside), found.beside.note]
     if formats := formats_table(found.arms):
         blocks += [f"## {FORMATS}", _markdown(formats), escape_for_files(HOW_TO_READ_FORMATS)]
     blocks += ["## Seed by seed", _markdown(_points(found.rows))]

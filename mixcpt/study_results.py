@@ -11,11 +11,14 @@ from mixcpt import matrices, matrix
 from mixcpt.claims import LEVEL
 from mixcpt.compare import Row, format_key, tasks, templates
 from mixcpt.comparison import rows_of
+from mixcpt.figures import signed
 from mixcpt.matrices import ArmMatrix
-from mixcpt.measured import Point, alike, points
+from mixcpt.measured import OTHER, Point, alike, points
+from mixcpt.measured import at_strength as measured_at
 from mixcpt.overview import RunSummary, overview
+from mixcpt.plotting import Table
 from mixcpt.runs import Runs
-from mixcpt.statistics import detectable, paired_deviation
+from mixcpt.statistics import detectable, paired_deviation, seed_interval
 from mixcpt.studies import Study, last_runs
 from mixcpt.study_kinds import at_strength, short
 from mixcpt.workspace import Workspace
@@ -71,6 +74,33 @@ def _weaker(row: Row, point: Point, name: str) -> Row:
         "arm": name, "title": name, "settings": f"{row['settings']} {name}", "measured_by": "study", "curve": [],
         "strength": point.strength,
     }  # fmt: skip
+
+
+def beside(workspace: Workspace, study: Study) -> Table | None:
+    """What finished runs were measured on besides (`mixcpt measure STUDY --on CORPUS`), as the difference to the base:
+    a line an arm, with the 95 % interval of the mean over seeds. None where nothing was; of several corpora in turn
+    their matrix says it."""
+    if study.recipe.then:
+        return None
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for run in (Runs(workspace).get(id) for id in last_runs(workspace, study)):
+        for one in measured_at(run):
+            if one.part == OTHER:
+                found.setdefault(run.info.arm, {}).setdefault(one.text, {})[run.info.seed] = one.difference
+    texts = list(dict.fromkeys(text for own in found.values() for text in own))
+    lines = [[arm, *(_mean(found.get(arm, {}).get(text, {})) for text in texts)] for arm in study.arms]
+    heads = ["Arm", *(f"{text} (bits/byte)" for text in texts)]
+    return Table(heads, lines, "Run minus base: less is better, below 0 it became better.") if texts else None
+
+
+def _mean(by_seed: dict[int, float]) -> str:
+    """With the interval over seeds, and how many they are."""
+    values = [by_seed[seed] for seed in sorted(by_seed)]
+    if not values:
+        return "–"
+    interval = seed_interval(values)
+    spread = f" ± {(interval[1] - interval[0]) / 2:.3f}" if interval else ""
+    return f"{signed(sum(values) / len(values), 3)}{spread} ({len(values)} seed{'s' if len(values) > 1 else ''})"
 
 
 def matrices_of(workspace: Workspace, study: Study) -> list[ArmMatrix]:

@@ -45,7 +45,7 @@ def told(workspace: Workspace, study: Study, browser: Browser) -> str:
     }
     report = FOLDER / f"{study.name}.md"
     report.write_text(study_reports.to_markdown(found), encoding="utf-8")
-    tables = [differences_table(found.arms), formats_table(found.arms)]
+    tables = [differences_table(found.arms), found.beside, formats_table(found.arms)]
     parts = [f"{markdown(table)}\n\n{table.note}".rstrip() for table in tables if table]
     if found.chains:
         drawings = {"matrices": ("Every corpus after every stage", charts.matrices_chart(found.chains))} | drawings

@@ -13,6 +13,7 @@ from mixcpt import doctor, machine, study_runs, worker
 from mixcpt.cli import main
 from mixcpt.errors import BadInput, MixcptError
 from mixcpt.estimate import reading_seconds, shape_of
+from mixcpt.figures import signed
 from mixcpt.jobs import Jobs
 from mixcpt.matrices import arms
 from mixcpt.measured import alike, points
@@ -23,7 +24,7 @@ from mixcpt.settings import override
 from mixcpt.statistics import detectable
 from mixcpt.studies import Study, grid, last_runs, make, save
 from mixcpt.study_kinds import Choice
-from mixcpt.study_results import power, results
+from mixcpt.study_results import beside, power, results
 from mixcpt.tokens import TextTokenizer
 from mixcpt.workspace import Workspace
 
@@ -144,8 +145,13 @@ def test_finished_runs_are_measured_anew_and_at_the_strengths_that_are_asked_for
     # One run measured on more text must not be held against the others; carrying on puts all on the same again.
     measure(small_corpora, runs[0], tokens=90)
     assert not alike(runs) and {row["measured_by"] for row in results(small_corpora, study)} == {"training"}
-    measure(small_corpora, runs[0], on=["world"], usual=False, tokens=40)  # what is measured beside counts for nothing
+    assert beside(small_corpora, study) is None
+    (more,) = measure(small_corpora, runs[0], on=["builtin/atlas"], usual=False, tokens=40)  # counts for nothing there
     do(small_corpora, study)
+    told = beside(small_corpora, study)
+    assert told is not None and told.columns == ["Arm", "builtin/atlas (bits/byte)"]
+    assert told.rows == [["LSSD off", f"{signed(more.difference, 3)} (1 seed)"], ["LSSD on", "–"]]
+    assert "## Measured besides" in (small_corpora.experiments / "tiny" / "report.md").read_text()
     assert alike(runs) and [row["domain_gain"] for row in results(small_corpora, study)] == [
         row["domain_gain"] for row in rows
     ]
