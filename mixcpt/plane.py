@@ -293,7 +293,7 @@ def _span(values: Sequence[float], bars: Sequence[float], left: float, right: fl
     low, high = min(0.0, *values), max(0.0, *values)
     width = max(high - low, 0.02)
     low, high = max(min(low, *bars, low), low - width), min(max(high, *bars, high), high + width)
-    width = high - low
+    width = max(high - low, 0.02)
     return min(low - 0.06 * width, -left * width), high + right * width
 
 
