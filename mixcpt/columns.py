@@ -142,8 +142,9 @@ def against(arms: Sequence[Row]) -> str:
         )
         if asked:
             name = task.replace("_", " ")
-            told.append(f"{name}: base {base}, guessing {guess}, always the most frequent answer {frequent}")
-    return f"Right before, and by chance: {'; '.join(told)}." if told else ""
+            told.append(f"{name} {base} / {guess} / {frequent}")
+    how = "Right by the base / by guessing / by always giving the most frequent answer"
+    return f"{how}: {'; '.join(told)}." if told else ""
 
 
 def formats_table(arms: Sequence[Row]) -> Table | None:

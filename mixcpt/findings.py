@@ -51,8 +51,9 @@ def _share_of_stage(arm: Row) -> str:
         for key, words in (("domain_gain", "gain"), ("forgetting", "forgetting"))
         if key in arm and f"{key}_start" in arm
     ]
-    stage = STAGE_NAMES.get(arm["stage"], arm["stage"])
-    return f" ({stage} itself, since {STAGE_NAMES[arm['parent_stage']]}: {', '.join(shares)})" if shares else ""
+    stage, before = (STAGE_NAMES.get(name, name) for name in (arm["stage"], arm["parent_stage"]))
+    which = "this stage by itself" if stage == before else f"{stage} itself, since {before}"
+    return f" ({which}: {', '.join(shares)})" if shares else ""
 
 
 def _gain(arm: Row) -> str:
