@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from mixcpt.jobs import Jobs
 from mixcpt.runs import Run, Runs
 from mixcpt.settings import override
 from mixcpt.submission import submit_run
-from mixcpt.workspace import Workspace
+from mixcpt.workspace import Workspace, read_json
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 NASTY = "<script>document.title='taken'</script> **b** $x$ :red[r]"
@@ -227,6 +228,10 @@ def test_a_restarted_server_finds_the_run_still_going(server: Server, page: Page
     assert steps == list(range(1, len(steps) + 1))  # nothing doubled, nothing lost
 
 
+def is_in_a_draft(workspace: Workspace, name: str) -> bool:
+    return name in [read_json(path).get("name") for path in (workspace.root / "drafts").glob("[!.]*.json")]
+
+
 def test_two_people_have_forms_of_their_own(server: Server, page: Page, browser: Browser) -> None:
     context = browser.new_context()
     other = context.new_page()
@@ -235,7 +240,8 @@ def test_two_people_have_forms_of_their_own(server: Server, page: Page, browser:
         name = typed(one, "Name of this run (optional)")
         name.fill(text)
         name.press("Enter")
-        settle(one)
+        # Before a busy server has seen it, the page looks settled, and a reload would take back what was typed.
+        waited(f"{text} in a draft", partial(is_in_a_draft, server.workspace, text))
     for one, text in ((page, "mine"), (other, "yours")):
         one.reload()
         settle(one)
