@@ -4,12 +4,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from adapted import end_process
 from browser import PATIENCE_S, Server, visit
 from playwright.sync_api import Page, expect
 from test_browser import browser, by_key, click, page, queue_tiny, server, state_of, typed, waited
 
 from mixcpt import samples
-from mixcpt.client import Client
 from mixcpt.corpus import ingest_records
 from mixcpt.records import Message, Record
 from mixcpt.runs import Run, Runs
@@ -111,7 +111,7 @@ def test_from_a_knowledge_run_to_talking_with_its_chain(
         page.reload()  # what was asked is still there
         expect(page.get_by_text("What is at place 3?").first).to_be_visible(timeout=2000 * PATIENCE_S)
     finally:
-        Client(workspace).unload()
+        end_process(workspace)
 
     visit(page, f"{server.address}/runs?run={preferring.id}")
     page.get_by_role("tab", name="Export").click()
