@@ -30,6 +30,7 @@ def add(commands: Any) -> None:
 def evaluate(workspace: Workspace, options: argparse.Namespace) -> int:
     from mixcpt import evaluated
     from mixcpt.cli_do import Follower
+    from mixcpt.settings import override
     from mixcpt.submission import finish
     from mixcpt.supervisor import Supervisor
     from mixcpt.transcript import refusals
@@ -44,7 +45,7 @@ def evaluate(workspace: Workspace, options: argparse.Namespace) -> int:
         if not options.json:
             print(f"run {run.id}  {run.title}")
             print_scores(workspace, run)
-        config = evaluated.require_askable(workspace, run, ask)
+        config = override(run.config.evaluation, ask)
         refused += refusals(evaluated.section(run), config, run.config.mixture.domain_sources()).values()
     for why in dict.fromkeys(refused):
         say(f"mixcpt: {why}")

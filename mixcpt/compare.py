@@ -18,7 +18,7 @@ import numpy as np
 
 from mixcpt.chains import field_of, own, start_of, tokens_before, tokens_read
 from mixcpt.errors import BadInput
-from mixcpt.evaluated import CHECKS
+from mixcpt.evaluated import CHECKS, how_asked
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.runs import Run
 from mixcpt.samples import kept_facts
@@ -226,16 +226,11 @@ def _scores(run: Run) -> Row:
             f"{task}_items": final["items"],
             f"{task}_chance": final["chance"],
             f"{task}_majority": final["majority"],
-            f"{task}_how": _how_asked(asked.get(task.removesuffix("_exact"), asked.get(task, {}))),
+            f"{task}_how": how_asked(asked.get(task.removesuffix("_exact"), asked.get(task, {}))),
             f"{task}_{'forgetting' if sign < 0 else 'gain'}": sign * gain["difference"],
             f"{task}_{'forgetting' if sign < 0 else 'gain'}_interval": interval,
         } | _uncontaminated(task, run.results()["evaluation"].get("contamination", {}).get(task, {}))
     return row
-
-
-def _how_asked(asked: dict[str, Any]) -> str:
-    """Which items in which precision; empty where that was not kept."""
-    return " ".join(str(asked[key]) for key in ("fingerprint", "precision") if key in asked)
 
 
 def _formats(run: Run) -> Row:
@@ -244,7 +239,7 @@ def _formats(run: Run) -> Row:
     row: Row = {}
     for template, one in run.results().get("evaluation", {}).get("format", {}).items():
         base, final = one["base"], one["final"]
-        row |= {format_key(template, "items"): final["items"], format_key(template, "how"): _how_asked(one)}
+        row |= {format_key(template, "items"): final["items"], format_key(template, "how"): how_asked(one)}
         for check in CHECKS:
             key, gain = format_key(template, check), one["gain"][check]
             row |= {

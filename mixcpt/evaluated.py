@@ -139,10 +139,16 @@ def _lines(found: dict[str, Any], others: Sequence[dict[str, Any]], task: str) -
         )
 
 
+def how_asked(asked: dict[str, Any]) -> str:
+    """Which items in which precision, of what an evaluation says of a set or a template: equal where two were asked
+    alike. Empty where that was not kept."""
+    return " ".join(str(asked[key]) for key in ("fingerprint", "precision") if key in asked)
+
+
 def same_score(found: dict[str, Any], other: dict[str, Any], task: str) -> dict[str, Any] | None:
     """Of two runs' sections the other one's score, if it was asked the same under the same precision; else None."""
     mine, its = found.get("asked", {}).get(task), other.get("asked", {}).get(task)
-    alike = mine and its and all(mine[key] == its[key] for key in ("fingerprint", "precision"))
+    alike = mine and its and how_asked(mine) == how_asked(its)
     score: dict[str, Any] | None = other["final"][task] if alike else None
     return score
 

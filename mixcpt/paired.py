@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from mixcpt import answers
 from mixcpt.compare import format_key
-from mixcpt.evaluated import same_score, section
+from mixcpt.evaluated import how_asked, same_score, section
 from mixcpt.measured import DOMAIN, FEW, GENERAL_PART, Interval, Taken, at_strength, between, folder_of, pooled
 from mixcpt.runs import Run
 from mixcpt.stamps import Kept
@@ -120,7 +120,7 @@ def _on_questions(one: Run, other: Run, name: str) -> Paired | None:
 def _on_answers(one: Run, other: Run, template: str) -> Paired | None:
     """Whether answers are well formed, prompt by prompt."""
     mine, its = (section(run).get("format", {}).get(template, {}) for run in (one, other))
-    if not its or any(mine.get(key) != its.get(key) for key in ("fingerprint", "precision")):
+    if not its or how_asked(mine) != how_asked(its):
         return None
     after, before = ([row.final_right for row in answers.read(run, f"format.{template}")] for run in (one, other))
     if len(after) < 2 or len(after) != len(before):

@@ -292,7 +292,7 @@ def _span(values: Sequence[float], bars: Sequence[float], left: float, right: fl
     no longer than all the rest is wide, for two seeds may have bars without end."""
     low, high = min(0.0, *values), max(0.0, *values)
     width = max(high - low, 0.02)
-    low, high = max(min(low, *bars, low), low - width), min(max(high, *bars, high), high + width)
+    low, high = max(min([low, *bars]), low - width), min(max([high, *bars]), high + width)
     width = max(high - low, 0.02)
     return min(low - 0.06 * width, -left * width), high + right * width
 

@@ -108,7 +108,7 @@ def _parts(found: Findings) -> list[Part]:
 
 
 def to_markdown(found: Findings) -> str:
-    study, answer = found.study, _answer(found.cards)
+    study, answer, arms = found.study, _answer(found.cards), differences_table(found.arms)
     blocks = [
         f"# {escape_for_files(study.title)}",
         escape_for_files(study.question),
@@ -116,8 +116,8 @@ def to_markdown(found: Findings) -> str:
         "\n".join(f"- {escape_for_files(part)}" for part in answer if isinstance(part, str)),
         *(f"{_markdown(part)}\n\n{escape_for_files(part.note)}" for part in answer if isinstance(part, Table)),
         "## The arms",
-        _markdown(table := differences_table(found.arms)),
-        escape_for_files(f"{measured_on(found.rows)} {table.note}".rstrip()),
+        _markdown(arms),
+        escape_for_files(f"{measured_on(found.rows)} {arms.note}".rstrip()),
     ]
     if found.chains:
         blocks += [f"## {_MATRICES}", matrices_markdown(found.chains)]

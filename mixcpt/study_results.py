@@ -18,7 +18,7 @@ from mixcpt.measured import at_strength as measured_at
 from mixcpt.overview import RunSummary, overview
 from mixcpt.plotting import Table
 from mixcpt.runs import Runs
-from mixcpt.statistics import detectable, paired_deviation, seed_interval
+from mixcpt.statistics import detectable, paired_deviation
 from mixcpt.studies import Study, last_runs
 from mixcpt.study_kinds import at_strength, short
 from mixcpt.workspace import Workspace
@@ -95,12 +95,11 @@ def beside(workspace: Workspace, study: Study) -> Table | None:
 
 def _mean(by_seed: dict[int, float]) -> str:
     """With the interval over seeds, and how many they are."""
-    values = [by_seed[seed] for seed in sorted(by_seed)]
-    if not values:
+    if not by_seed:
         return "–"
-    interval = seed_interval(values)
-    spread = f" ± {(interval[1] - interval[0]) / 2:.3f}" if interval else ""
-    return f"{signed(sum(values) / len(values), 3)}{spread} ({len(values)} seed{'s' if len(values) > 1 else ''})"
+    mean = matrices.Mean(tuple(by_seed), tuple(by_seed.values()))
+    spread = f" ± {(mean.interval[1] - mean.interval[0]) / 2:.3f}" if mean.interval else ""
+    return f"{signed(mean.value, 3)}{spread} ({len(by_seed)} seed{'s' if len(by_seed) > 1 else ''})"
 
 
 def matrices_of(workspace: Workspace, study: Study) -> list[ArmMatrix]:

@@ -24,6 +24,7 @@ from mixcpt.overview import overview
 from mixcpt.planned import PlannedRun, planned
 from mixcpt.recipes import Plan, check_fits, launch
 from mixcpt.runs import Run, Runs
+from mixcpt.stages import AnyStage
 from mixcpt.studies import Study, grid, last_runs, open_study, save
 from mixcpt.study_kinds import noisy_name
 from mixcpt.submission import STOPPED, finish
@@ -81,12 +82,15 @@ def _measuring(workspace: Workspace, study: Study, runs: Sequence[PlannedRun]) -
     read by the runs that arms end with, of several corpora by all runs, at each strength. What the base reads once is
     not counted."""
     texts = len(set(study.choice.corpora)) + len(GENERAL) + 1
-    seconds = 0.0
+    stages: dict[str, AnyStage] = {}
+    times: dict[str, int] = defaultdict(int)  # by model, whose shape takes a look at its files
     for one in runs:
         if one.last or study.recipe.then:
-            strengths = 1 + sum(len(study.strengths.get(arm, [])) for arm in one.arms)
-            seconds += seconds_of_reading(workspace, one.stage, strengths * texts * study.measured) or 0.0
-    return seconds
+            model = one.stage.model.model_dump_json()
+            stages[model] = one.stage
+            times[model] += 1 + sum(len(study.strengths.get(arm, [])) for arm in one.arms)
+    taken = (seconds_of_reading(workspace, stages[model], times[model] * texts * study.measured) for model in stages)
+    return sum(seconds or 0.0 for seconds in taken)
 
 
 def carry_on(

@@ -221,7 +221,7 @@ def _questions_lost(case: Case) -> list[tuple[State, str]]:
     for line in about_field(case) if parent else []:
         assert parent is not None
         its = evaluated.section(parent).get("asked", {}).get(line.task, {})
-        if not its or any(its[key] != line.asked.get(key) for key in ("fingerprint", "precision")):
+        if not its or evaluated.how_asked(its) != evaluated.how_asked(line.asked):
             continue
         before, after = answers.read(parent, line.task), answers.read(case.run, line.task)
         if len(before) != len(after) or len(after) < LEAST_ITEMS:
