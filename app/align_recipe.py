@@ -53,7 +53,7 @@ def _upload(draft: AlignDraft) -> None:
 
 
 def _take(draft_id: str, key: str) -> None:
-    file, workspace = st.session_state[key], state.workspace()
+    file, workspace = state.peek(key), state.workspace()
     if file is None:
         return
     draft = Drafts(workspace).get(draft_id)
@@ -66,5 +66,5 @@ def _take(draft_id: str, key: str) -> None:
     except MixcptError as problem:
         st.session_state[_PROBLEM] = str(problem)[:500]
         return
-    drafting.replace(draft.model_copy(update={"stage": stage}))
+    drafting.replace(draft_id, lambda draft: draft.model_copy(update={"stage": stage}))
     st.session_state[_NOTE] = f"The settings are now those of {file.name}."

@@ -37,15 +37,12 @@ _STRATEGIES = {
 def samples(draft: AlignDraft, parent: Run | None) -> None:
     waiting = typed(draft).changes
     named: str | None = waiting.get("samples.selection", draft.stage.samples.selection)
-    key = f"{KEY}_way"
     way = "rule" if named is None else "selection"
-    forms.show(key, way)
     st.segmented_control(
         "Samples",
         list(_WAYS),
         format_func=_WAYS.__getitem__,
-        key=key,
-        on_change=lambda: _go(draft, st.session_state[key]),
+        **forms.bound(f"{KEY}_way", way, lambda chosen: _go(draft, chosen)),
         required=True,
         help="A few well-chosen samples do: they teach the form of answers, not knowledge. A selection was made on the "
         "Selection page, by scores and by hand. Source and rule choose when the run starts.",
@@ -80,16 +77,13 @@ def _selection(draft: AlignDraft, named: str) -> None:
         st.markdown(f"There is no saved selection of {kind} yet: score a source, look at the samples, and save some.")
         st.page_link(SELECTION, label="Make a selection", icon=":material/filter_alt:")
         return
-    key = f"{KEY}_selection"
-    forms.show(key, named or None)
     st.selectbox(
         "Saved selection",
         list(dict.fromkeys([*found, *([named] if named else [])])),
         index=None,
-        key=key,
+        **forms.bound(f"{KEY}_selection", named or None, lambda one: change(draft.id, {"samples.selection": one})),
         format_func=printable,
         placeholder="choose one",
-        on_change=lambda: change(draft.id, {"samples.selection": st.session_state[key]}),
         help=f"Selections of {kind}: what {draft.stage.stage.upper()} learns from.",
     )
     if one := found.get(named):
@@ -126,27 +120,23 @@ def _rule(draft: AlignDraft, parent: Run | None) -> None:
 
 
 def _source(draft: AlignDraft) -> None:
-    key, wanted = f"{KEY}_source", kind_of(draft.stage)
+    wanted = kind_of(draft.stage)
     own = [one.name for one in list_corpora(state.workspace()) if one.kind == wanted and "builtin-" not in one.name]
     known = [*(name for name, kind in KINDS.items() if kind == wanted), *own]
     shown = draft.stage.samples.source
-    forms.show(key, shown)
     st.selectbox(
         "Source",
         list(dict.fromkeys([*known, shown])),
-        key=key,
+        **forms.bound(f"{KEY}_source", shown, lambda source: change(draft.id, {"samples.source": source})),
         format_func=printable,
-        on_change=lambda: change(draft.id, {"samples.source": st.session_state[key]}),
         help=f"{KIND_WORDS[wanted].capitalize()}: built in, or a corpus of yours of that kind.",
     )
 
 
 def _strategy(draft: AlignDraft, parent: Run | None) -> None:
-    key, rule = f"{KEY}_strategy", draft.stage.samples.rule
-    forms.show(key, rule.strategy)
+    rule = draft.stage.samples.rule
 
-    def choose() -> None:
-        chosen = st.session_state[key]
+    def choose(chosen: str) -> None:
         known = _scores(draft, parent)
         score = rule.score if rule.score in known else default_score(known)
         wanted = {"samples.rule.score": score} if chosen in _BY_SCORE else {"samples.rule.threshold": None}
@@ -156,9 +146,8 @@ def _strategy(draft: AlignDraft, parent: Run | None) -> None:
     st.selectbox(
         "Choose",
         [*_STRATEGIES],
-        key=key,
+        **forms.bound(f"{KEY}_strategy", rule.strategy, choose),
         format_func=words.__getitem__,
-        on_change=choose,
         help="Which samples are taken from the source.",
     )
 
@@ -169,14 +158,12 @@ def _scores(draft: AlignDraft, parent: Run | None) -> list[str]:
 
 
 def _score(draft: AlignDraft, parent: Run | None) -> None:
-    key, shown = f"{KEY}_score", draft.stage.samples.rule.score
-    forms.show(key, shown)
+    shown = draft.stage.samples.rule.score
     st.selectbox(
         "By score",
         list(dict.fromkeys([*_scores(draft, parent), *([shown] if shown else [])])),
-        key=key,
+        **forms.bound(f"{KEY}_score", shown, lambda score: change(draft.id, {"samples.rule.score": score})),
         format_func=lambda name: SCORES[name].label,
-        on_change=lambda: change(draft.id, {"samples.rule.score": st.session_state[key]}),
         help="What is called easy. The Selection page shows how the scores of your samples are spread.",
     )
 

@@ -12,7 +12,7 @@ from mixcpt.align_drafts import Kind, begin, rebased, stage_after, suggested_nam
 from mixcpt.align_drafts import parents as continuable
 from mixcpt.builtin import KINDS
 from mixcpt.corpus import list_corpora
-from mixcpt.drafts import AlignDraft, Drafts
+from mixcpt.drafts import AlignDraft
 from mixcpt.errors import MixcptError
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.presets import OPTIONS
@@ -46,7 +46,7 @@ def current() -> AlignDraft:
     if draft.parent is None or (state.workspace().runs / draft.parent / "run.json").is_file():
         return draft
     st.session_state[_NOTE] = f"The run {draft.parent} was deleted: choose what to continue instead."
-    drafting.replace(draft.model_copy(update={"parent": None}))
+    drafting.replace(draft.id, lambda draft: draft.model_copy(update={"parent": None}))
     return drafting.current(AlignDraft, _first)
 
 
@@ -100,14 +100,11 @@ def basics(draft: AlignDraft, parent: Run | None) -> None:
 
 
 def _stage(draft: AlignDraft) -> None:
-    key = f"{KEY}_stage"
-    forms.show(key, draft.stage.stage)
     st.segmented_control(
         "Stage",
         list(_STAGES),
         format_func=lambda kind: _STAGES[kind][0],
-        key=key,
-        on_change=lambda: _rebase(draft.id, st.session_state[key], draft.parent),
+        **forms.bound(f"{KEY}_stage", draft.stage.stage, lambda kind: _rebase(draft.id, kind, draft.parent)),
         required=True,
         help="Stage two of the Mix-CPT paper: format alignment. SFT first, then DPO on its result.",
     )
@@ -115,11 +112,9 @@ def _stage(draft: AlignDraft) -> None:
 
 
 def _rebase(draft_id: str, kind: Kind, parent_id: str | None) -> None:
-    draft = Drafts(state.workspace()).get(draft_id)
-    assert isinstance(draft, AlignDraft)
     try:
         parent = Runs(state.workspace()).get(parent_id) if parent_id else None
-        drafting.replace(rebased(state.workspace(), draft, kind, parent))
+        drafting.replace(draft_id, lambda draft: rebased(state.workspace(), draft, kind, parent))
     except MixcptError as problem:  # a callback's error would not reach the page's own handling
         st.toast(plain(problem), icon=":material/error:")
 
@@ -128,18 +123,19 @@ def _rebase(draft_id: str, kind: Kind, parent_id: str | None) -> None:
 
 
 def _parent(draft: AlignDraft, parent: Run | None) -> None:
-    key = f"{KEY}_parent"
     found = continuable(state.workspace())
     labels = parents.labels(found)
     if parent and parent.id not in labels:  # it failed or was cancelled meanwhile: the findings tell
         labels[parent.id] = printable(parent.title)
-    forms.show(key, draft.parent or parents.BASE)
+
+    def choose(id: str) -> None:
+        _rebase(draft.id, draft.stage.stage, id or None)
+
     st.selectbox(
         "Run that it continues",
         list(labels),
         format_func=labels.__getitem__,
-        key=key,
-        on_change=lambda: _rebase(draft.id, draft.stage.stage, st.session_state[key] or None),
+        **forms.bound(f"{KEY}_parent", draft.parent or parents.BASE, choose),
         help="Its adapter is trained on, so the result holds the whole chain. A run that is still in training is fine: "
         "this one waits for it.",
     )
@@ -158,23 +154,20 @@ def _parent(draft: AlignDraft, parent: Run | None) -> None:
 
 def _field(draft: AlignDraft) -> None:
     """Without a run before it nothing says which field is measured."""
-    key = f"{KEY}_field"
     own = [one.name for one in list_corpora(state.workspace()) if not one.name.startswith("builtin-")]
     kinds = {one.name: one.kind for one in list_corpora(state.workspace())}
     known = [name for name in [*KINDS, *own] if KINDS.get(name, kinds.get(name)) == "documents"]
     shown = (draft.stage.mixture.domain_sources() or ["builtin/atlas"])[0]
-    forms.show(key, shown)
 
-    def choose() -> None:
-        source = {"source": st.session_state[key], "share": 1, "domain": True}
+    def choose(field: str) -> None:
+        source = {"source": field, "share": 1, "domain": True}
         drafting.change(draft.id, {"mixture.sources": [source]})
 
     st.selectbox(
         "Field that is measured",
         list(dict.fromkeys([*known, shown])),
         format_func=printable,
-        key=key,
-        on_change=choose,
+        **forms.bound(f"{KEY}_field", shown, choose),
         help="Nothing of it is read here. Its held-out part shows whether knowledge of it is lost.",
     )
 

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import show, state
+from app import forms, show, state
 from app.words import count, plain, size
 from mixcpt import teachercache
 from mixcpt.errors import MixcptError
@@ -13,7 +13,6 @@ _HELP = (
     "on disk, so that it is asked once: later epochs, other shares and other seeds of the same texts then train "
     "faster. What was not used for longest is dropped first."
 )
-_LIMIT = "home_cache_limit"
 
 
 def cache_card() -> None:
@@ -54,17 +53,15 @@ def _limit(found: CacheSize) -> None:
     st.number_input(
         "At most, GB",
         min_value=0.0,
-        value=found.limit_bytes / 1e9,
         step=1.0,
-        key=_LIMIT,
-        on_change=_set_limit,
+        **forms.bound("home_cache_limit", found.limit_bytes / 1e9, _set_limit),
         help="Of the disk. 0 turns the cache off for runs that begin from now on.",
     )
 
 
 @show.told
-def _set_limit() -> None:
-    _tell(teachercache.set_limit(state.workspace(), st.session_state[_LIMIT]))
+def _set_limit(gigabytes: float) -> None:
+    _tell(teachercache.set_limit(state.workspace(), gigabytes))
 
 
 @show.told

@@ -76,26 +76,31 @@ def use(draft: AnyDraft) -> None:
 
 def typed(draft: AnyDraft) -> Typed:
     key = f"{_TYPED}_{_KEYS[type(draft)]}"
-    kept = st.session_state.get(key)
+    kept = state.peek(key)
     if not isinstance(kept, Typed) or kept.draft != draft.id:
         kept = st.session_state[key] = Typed(draft.id)
     return kept
 
 
 @show.told
-def change(draft_id: str, changes: dict[str, Any]) -> None:
-    """Lay changes into the draft; where they do not fit together they stay typed, with the reason."""
-    draft = Drafts(state.workspace()).get(draft_id)
-    waiting = typed(draft)
-    waiting.changes |= changes
-    try:
+def change(draft_id: str, changes: dict[str, Any] | Callable[[AnyDraft], dict[str, Any]]) -> None:
+    """Lay changes, or those that follow from the draft as it is now, into the draft; where they do not fit together
+    they stay typed, with the reason."""
+    drafts = Drafts(state.workspace())
+    waiting = typed(kept := drafts.get(draft_id))
+
+    def laid(draft: AnyDraft) -> AnyDraft:
+        waiting.changes |= changes(draft) if callable(changes) else changes
         stage = override(draft.stage, waiting.changes)
         if _FILES & waiting.changes.keys():
             check_files(state.workspace(), stage)
+        waiting.changes, waiting.problem = {}, ""
+        return draft.model_copy(update={"stage": stage})
+
+    try:
+        drafts.change(draft_id, laid)
     except MixcptError as problem:
-        waiting.problem = forms.in_words(type(draft.stage), str(problem).removeprefix("In these changes: "))
-        return
-    replace(draft.model_copy(update={"stage": stage}))
+        waiting.problem = forms.in_words(type(kept.stage), str(problem).removeprefix("In these changes: "))
 
 
 def change_one(draft_id: str, path: str, value: Any) -> None:
@@ -103,17 +108,18 @@ def change_one(draft_id: str, path: str, value: Any) -> None:
     change(draft_id, {path: value})
 
 
-def replace(draft: AnyDraft) -> None:
-    """Keep the draft as it is now; what was typed counts no more, for the draft was replaced as a whole."""
-    Drafts(state.workspace()).save(draft)
-    st.session_state[f"{_TYPED}_{_KEYS[type(draft)]}"] = Typed(draft.id)
+def replace(draft_id: str, how: Callable[[Any], AnyDraft]) -> AnyDraft:
+    """Replace the draft as a whole by what `how` makes of it as it is now; what was typed counts no more."""
+    draft = Drafts(state.workspace()).change(draft_id, how)
+    waiting = typed(draft)
+    waiting.changes, waiting.problem = {}, ""
+    return draft
 
 
 @show.told
 def update(draft_id: str, **parts: Any) -> None:
     """Replace parts of the draft other than its stage."""
-    drafts = Drafts(state.workspace())
-    drafts.save(drafts.get(draft_id).model_copy(update=parts))
+    Drafts(state.workspace()).change(draft_id, lambda draft: draft.model_copy(update=parts))
 
 
 def launch(draft_id: str) -> None:

@@ -1,9 +1,10 @@
 """Forms made from configuration: a config model becomes widgets, and what is typed becomes dotted changes of it.
 
-A widget always shows the value of the config it is drawn from, or what was `typed` in its place and is not valid yet.
-A change reaches `on_change` before the page runs again, with the dotted setting and its new value, so the page decides
-what to do with it. Label, unit, level and help lie in the model (`mixcpt.settings.setting`), and so do the bounds:
-a widget takes any number, and `in_words` says what the config answered.
+A widget always shows the value of the config it is drawn from, or what was `typed` in its place and is not valid yet. A
+change reaches `on_change` before the page runs again, with the dotted setting and its new value, so the page decides
+what to do with it. Widgets that a page draws itself are tied to what they show by `bound`. Label, unit, level and help
+lie in the model (`mixcpt.settings.setting`), and so do the bounds: a widget takes any number, and `in_words` says what
+the config answered.
 It gives up lists of models: those get pages of their own.
 """
 
@@ -15,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import streamlit as st
 
+from app import state
 from app.words import plain, printable
 from mixcpt.presets import OPTIONS, value_at
 from mixcpt.settings import Config, Level
@@ -137,23 +139,65 @@ def draw_field(
     choices: Mapping[str, Sequence[str]],
 ) -> None:
     value = typed[one.path] if one.path in typed else value_at(config, one.path)
-    widget_key = f"{key}_{one.path}"
     options = choices.get(one.path)
     shape = _shape(one, options)
     is_text = shape == "text" and one.optional  # an empty field stands for None
-    show(widget_key, _escaped(value) if _has_lines(one) else value or "" if is_text else value)
+    shown = _escaped(value) if _has_lines(one) else value or "" if is_text else value
 
-    def changed() -> None:
-        new = st.session_state[widget_key]
+    def keep(new: Any) -> None:
         on_change(one.path, _unescaped(new) if _has_lines(one) else new or None if is_text else new)
 
-    _WIDGETS[shape](one, options, value, {"key": widget_key, "on_change": changed})
+    _WIDGETS[shape](one, options, value, bound(f"{key}_{one.path}", shown, keep))
 
 
-def show(widget_key: str, value: Any) -> None:
-    """Make a widget show `value`; does nothing when it does so already, so that a widget in use is left alone."""
-    if widget_key not in st.session_state or st.session_state[widget_key] != value:
-        st.session_state[widget_key] = value
+_NOTHING = object()
+
+
+@dataclass
+class _Shown:
+    """What a widget was last made to show, under which key, and what its callback was told since."""
+
+    key: str
+    value: Any
+    told: Any = _NOTHING
+
+
+def bound(key: str, value: Any, keep: Callable[[Any], None]) -> dict[str, Any]:
+    """Key and callback of a widget that shows `value`, and whose entered values go to `keep`.
+
+    With every click the browser sends what all of its widgets hold, not knowing what the server has changed a moment
+    ago, and Streamlit takes what differs for entered. Nor is it sure to call back for what was entered: a click that
+    follows at once stops the callback of the one before. Therefore
+
+    - a value that changed elsewhere makes a new widget (KEY, KEY~1, KEY~2), so that what is still being sent for the
+      old one undoes nothing;
+    - what the browser holds and no callback was told is given to `keep` here, and the page drawn anew.
+    """
+    known: dict[str, _Shown] = st.session_state.setdefault("forms_shown", {})
+    one = known.setdefault(key, _Shown(key, value))
+    held = st.session_state.get(one.key, _NOTHING)
+
+    def told(entered: Any) -> None:
+        one.told = entered
+        keep(entered)
+
+    if held is _NOTHING or (held == one.told and held != value):
+        st.session_state[one.key] = value
+    elif held not in (value, one.value, None) and one.value == value:
+        told(held)
+        st.rerun()
+    elif held != value:
+        number = int(one.key.removeprefix(key).removeprefix("~") or 0)
+        one.key = f"{key}~{number + 1}"
+        st.session_state[one.key] = value
+    one.value, one.told, now = value, _NOTHING, one.key
+
+    def changed() -> None:
+        entered = state.peek(now)
+        if one.key == now or entered not in (value, None):  # else a widget that was replaced still holds what it showed
+            told(entered)
+
+    return {"key": now, "on_change": changed}
 
 
 def _shape(one: Field, options: Sequence[str] | None) -> str:
@@ -184,7 +228,7 @@ def _literal(one: Field, options: Sequence[str] | None, value: Any, common: dict
 def _number(one: Field, options: Sequence[str] | None, value: Any, common: dict[str, Any]) -> None:
     whole = one.kind is int
     number: Any = int if whole else float  # Streamlit wants all of them to be of one type
-    initial: Any = None if one.optional else number(0)
+    initial: Any = None if one.optional else "min"  # the session has the value; the default would be told twice
     # No bounds here: the browser would keep a value out of them to itself, and the config refuses it in words.
     st.number_input(
         plain(one.title),

@@ -52,7 +52,7 @@ def _upload(draft: Draft) -> None:
 
 
 def _take(draft_id: str, key: str) -> None:
-    file = st.session_state[key]
+    file = state.peek(key)
     if file is None:
         return
     draft = Drafts(state.workspace()).get(draft_id)
@@ -69,7 +69,8 @@ def _take(draft_id: str, key: str) -> None:
         st.session_state["launch_upload_problem"] = str(problem)[:500]
         return
     name = draft.experiment if isinstance(found, Stage) else found.name
-    drafting.replace(draft.model_copy(update={"stage": stage, "experiment": name, "parent": id}))
+    taken = {"stage": stage, "experiment": name, "parent": id}
+    drafting.replace(draft_id, lambda draft: draft.model_copy(update=taken))
     variants = "" if isinstance(found, Stage) else _left_out(found)
     st.session_state["launch_uploaded_note"] = f"The settings are now those of {file.name}.{variants}"
 

@@ -7,7 +7,7 @@ from app.words import plain, printable
 from mixcpt.align_drafts import can_be_continued
 from mixcpt.builtin import KINDS
 from mixcpt.corpus import list_corpora
-from mixcpt.drafts import Draft, Drafts
+from mixcpt.drafts import Draft
 from mixcpt.errors import MixcptError
 from mixcpt.further import begin, rebased, with_field
 from mixcpt.overview import overview
@@ -36,8 +36,8 @@ def present(draft: Draft) -> Draft:
     if draft.parent is None or (state.workspace().runs / draft.parent / "run.json").is_file():
         return draft
     st.session_state[_NOTE] = f"The run {draft.parent} was deleted: the draft starts from the base now."
-    alone = rebased(draft, None, None)
-    drafting.replace(alone)
+    alone = drafting.replace(draft.id, lambda draft: rebased(draft, None, None))
+    assert isinstance(alone, Draft)
     return alone
 
 
@@ -65,54 +65,46 @@ def start(draft: Draft) -> None:
 
 
 def _choice(draft: Draft, parent: Run | None) -> None:
-    workspace, key = state.workspace(), "launch_parent"
+    workspace = state.workspace()
     labels = parents.labels([run for run in overview(workspace) if can_be_continued(workspace, run, by="cpt")])
     if parent and parent.id not in labels:  # it failed or was cancelled meanwhile: the findings tell
         labels[parent.id] = printable(parent.title)
     if len(labels) == 1:
         return
-    forms.show(key, draft.parent or parents.BASE)
     st.selectbox(
         "Starts from",
         list(labels),
         format_func=labels.__getitem__,
-        key=key,
-        on_change=lambda: _rebase(draft.id, st.session_state[key] or None),
+        **forms.bound("launch_parent", draft.parent or parents.BASE, lambda id: _rebase(draft.id, id or None)),
         help="The base model, or a run: then that run's adapter is trained on with another corpus, and the result "
         "holds both. A run that is still in training is fine: this one waits for it.",
     )
 
 
 def _rebase(draft_id: str, parent_id: str | None) -> None:
-    draft = Drafts(state.workspace()).get(draft_id)
-    assert isinstance(draft, Draft)
     try:
         parent = Runs(state.workspace()).get(parent_id) if parent_id else None
-        drafting.replace(rebased(draft, parent_of(draft), parent))
+        drafting.replace(draft_id, lambda draft: rebased(draft, parent_of(draft), parent))
     except MixcptError as problem:  # a callback's error would not reach the page's own handling
         st.toast(plain(problem), icon=":material/error:")
 
 
 def _field(draft: Draft) -> None:
-    key = "launch_field"
     fields = draft.stage.mixture.domain_sources()
     shown = fields[0] if fields else None
     own = [one.name for one in list_corpora(state.workspace()) if one.kind == "documents"]
     known = [*(name for name in own if not name.startswith("builtin-")), *(n for n in KINDS if n == "builtin/atlas")]
-    forms.show(key, shown)
 
-    def choose() -> None:
-        now = Drafts(state.workspace()).get(draft.id)
-        if isinstance(now, Draft) and st.session_state[key]:
-            drafting.replace(now.model_copy(update={"stage": with_field(now.stage, st.session_state[key])}))
+    def choose(field: str | None) -> None:
+        if field:
+            drafting.replace(draft.id, lambda now: now.model_copy(update={"stage": with_field(now.stage, field)}))
 
     st.selectbox(
         "The next field",
         list(dict.fromkeys([*known, *filter(None, [shown])])),
         format_func=printable,
-        key=key,
+        **forms.bound("launch_field", shown, choose),
         index=None,
-        on_change=choose,
         placeholder="choose a corpus",
         help="It takes the place of the field before in the mixture. To keep the old field fresh, mix some of it in "
         "on the page Mixture.",

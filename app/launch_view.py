@@ -48,20 +48,17 @@ def basics(draft: Draft) -> None:
 
 def _presets(draft: Draft, label: str, part: str, presets: Sequence[Preset], help: str) -> None:
     """A choice among presets, with the sentence of the chosen one below."""
-    key = f"launch_{part}"
     fits = fitting(draft.stage, presets)
     by_name = {preset.name: preset for preset in presets}
-    forms.show(key, fits.name if fits else OWN)
 
-    def choose() -> None:
-        if preset := by_name.get(st.session_state[key]):
+    def choose(name: str) -> None:
+        if preset := by_name.get(name):
             drafting.change(draft.id, preset.changes)
 
     st.segmented_control(
         label,
         [*by_name] + ([] if fits else [OWN]),
-        key=key,
-        on_change=choose,
+        **forms.bound(f"launch_{part}", fits.name if fits else OWN, choose),
         required=True,
         help=help,
     )

@@ -16,7 +16,7 @@ from app.words import plain
 from mixcpt.builtin import KINDS, WORDS
 from mixcpt.config import SourceShare
 from mixcpt.corpus import list_corpora
-from mixcpt.drafts import Draft, Drafts
+from mixcpt.drafts import AnyDraft, Draft
 from mixcpt.palette import KIND_WORDS
 
 Entry = dict[str, Any]
@@ -46,7 +46,7 @@ def kinds() -> dict[str, str]:
     return {**trained, **own}
 
 
-def entries(draft: Draft) -> list[Entry]:
+def entries(draft: AnyDraft) -> list[Entry]:
     """The sources as they stand in the form, also where they do not fit together yet."""
     typed_ones: list[Entry] | None = typed(draft).changes.get("mixture.sources")
     return typed_ones or [source.model_dump() for source in draft.stage.mixture.sources]
@@ -95,10 +95,7 @@ def _group(entry: Entry, known: dict[str, str]) -> str:
 
 
 def _edit(draft_id: str, edit: Edit) -> None:
-    draft = Drafts(state.workspace()).get(draft_id)
-    assert isinstance(draft, Draft)  # this page has no other
-    mixed = entries(draft)
-    change(draft_id, {"mixture.sources": [dict(entry) for entry in edit(mixed)]})
+    change(draft_id, lambda draft: {"mixture.sources": [dict(entry) for entry in edit(entries(draft))]})
 
 
 def _with(mixed: list[Entry], name: str, **parts: Any) -> list[Entry]:
@@ -160,15 +157,13 @@ def _draw_group(draft: Draft, group: str, members: list[Entry], known: dict[str,
 
 
 def _share(key: str, label: str, value: float, store: Callable[[float], None]) -> None:
-    forms.show(key, float(value))
     st.number_input(
         plain(label),
         min_value=0.0,
         max_value=max(_MOST, float(value)),
         step=5.0,
         format="%g",
-        key=key,
-        on_change=lambda: store(st.session_state[key]),
+        **forms.bound(key, float(value), store),
         label_visibility="collapsed",
     )
 
@@ -197,20 +192,16 @@ def _draw_source(draft: Draft, entry: Entry, known: dict[str, str], alone: bool,
 
 def _more(draft: Draft, entry: Entry, known: dict[str, str], alone: bool) -> None:
     name = entry["source"]
-    key = f"mixture_domain_{name}"
 
-    def mark() -> None:
-        marked = st.session_state[key]
+    def mark(marked: bool) -> None:
         _edit(draft.id, lambda mixed: _with(mixed, name, domain=marked))
 
     with st.popover("", icon=":material/more_horiz:", type="tertiary", key=f"mixture_more_{name}"):
         st.markdown(f"**{plain(name)}**")
         st.caption(plain(WORDS[name]) if name in WORDS else _GROUPS[_group(entry, known)][2])
-        forms.show(key, entry["domain"])
         st.toggle(
             "This is my field",
-            key=key,
-            on_change=mark,
+            **forms.bound(f"mixture_domain_{name}", entry["domain"], mark),
             help="Its held-out part becomes the measure of what was learned.",
         )
         for part in ("weight", "retention_weight"):
@@ -222,14 +213,15 @@ def _weight(draft: Draft, entry: Entry, part: str) -> None:
     """A setting of one source as the form draws all settings, in words of `SourceShare`."""
     name = entry["source"]
     one = next(one for one in forms.fields(SourceShare) if one.path == part)
-    key = f"mixture_{part}_{name}"
-    forms.show(key, float(entry[part]))
+
+    def weigh(weight: float) -> None:
+        _edit(draft.id, lambda mixed: _with(mixed, name, **{part: weight}))
+
     st.number_input(
         plain(one.title),
         step=0.5,
         format="%g",
-        key=key,
-        on_change=lambda: _edit(draft.id, lambda mixed: _with(mixed, name, **{part: st.session_state[key]})),
+        **forms.bound(f"mixture_{part}_{name}", float(entry[part]), weigh),
         help=plain(one.help),
     )
 
@@ -251,8 +243,7 @@ def _add(draft: Draft, known: dict[str, str], mixed: Sequence[Entry]) -> None:
     if not left:
         return
 
-    def add() -> None:
-        name, st.session_state["mixture_add"] = st.session_state["mixture_add"], None
+    def add(name: str | None) -> None:
         if name is not None:
             _edit(draft.id, lambda mixed: _appended(mixed, name, known[name]))
 
@@ -260,10 +251,9 @@ def _add(draft: Draft, known: dict[str, str], mixed: Sequence[Entry]) -> None:
         "Add a source",
         left,
         index=None,
-        key="mixture_add",
+        **forms.bound("mixture_add", None, add),
         placeholder="Add a source: a corpus of yours, or a built-in one",
         format_func=lambda name: f"{name} ({KIND_WORDS[known[name]]})",
-        on_change=add,
         label_visibility="collapsed",
     )
 

@@ -15,13 +15,10 @@ _NAME_IT = {"folder": "Name the folder of your model.", "hub": "Name a model of 
 
 def model(draft: AnyDraft, *, key: str) -> None:
     """Draws the choice; the widgets' keys begin with KEY_model."""
-    kind_key = f"{key}_model"
     name = typed(draft).changes.get("model.name", draft.stage.model.name)
     kind = _kind(draft, name, key)
-    forms.show(kind_key, kind)
 
-    def choose() -> None:
-        chosen = st.session_state[kind_key]
+    def choose(chosen: str) -> None:
         if chosen in _BUILTIN:
             change(draft.id, {"model.name": chosen})
         else:
@@ -34,8 +31,7 @@ def model(draft: AnyDraft, *, key: str) -> None:
         "Model",
         list(words),
         format_func=lambda option: words[option],
-        key=kind_key,
-        on_change=choose,
+        **forms.bound(f"{key}_model", kind, choose),
         help="The language model that is adapted. Its own weights stay as they are; what is learned lies in a small "
         "adapter beside them.",
     )
@@ -55,14 +51,12 @@ def _kind(draft: AnyDraft, name: str, key: str) -> str:
 
 def _folder(draft: AnyDraft, name: str, key: str) -> None:
     known = local_models(state.workspace())
-    forms.show(key, name or None)
     st.selectbox(
         "Folder of the model",
         list(dict.fromkeys([*known, *([name] if name else [])])),
-        key=key,
+        **forms.bound(key, name or None, lambda folder: change(draft.id, {"model.name": folder or ""})),
         index=None,
         format_func=printable,
-        on_change=lambda: change(draft.id, {"model.name": st.session_state[key] or ""}),
         accept_new_options=True,
         placeholder="choose one, or write its full path",
         help="A folder made by save_pretrained: config.json, *.safetensors and a tokenizer. It must lie in the "
@@ -71,11 +65,9 @@ def _folder(draft: AnyDraft, name: str, key: str) -> None:
 
 
 def _hub(draft: AnyDraft, name: str, key: str) -> None:
-    forms.show(key, name)
     st.text_input(
         "Hub id",
-        key=key,
-        on_change=lambda: change(draft.id, {"model.name": st.session_state[key].strip()}),
+        **forms.bound(key, name, lambda id: change(draft.id, {"model.name": id.strip()})),
         placeholder="org/name",
         help="Any causal language model with safetensors weights, for example HuggingFaceTB/SmolLM2-360M. No code of "
         "the model is ever run.",

@@ -6,6 +6,7 @@ written over unasked.
 
 import streamlit as st
 
+from app import state
 from app.words import ago, plain
 from mixcpt.errors import MixcptError
 from mixcpt.journal import Entry
@@ -153,14 +154,14 @@ class Editors:
 
 def _typed(notebook: Notebook, draft: NoteDraft, key: str) -> None:
     try:
-        notebook.type(draft, st.session_state[key])
+        notebook.type(draft, state.peek(key))
     except MixcptError as problem:
         st.toast(f"Not kept yet: {plain(problem)}", icon=":material/error:")
 
 
 def _save(notebook: Notebook, draft: NoteDraft, key: str, over: int | None = None) -> None:
     try:
-        notebook.save(draft, st.session_state[key], over=over)
+        notebook.save(draft, state.peek(key), over=over)
     except Conflict:
         return  # the editor stays open and shows both texts
     except MixcptError as problem:

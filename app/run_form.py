@@ -27,19 +27,16 @@ def setting(draft: AnyDraft, path: str, *, key: str) -> None:
 
 
 def experiment(draft: AnyDraft, *, key: str) -> None:
-    note, key = f"{key}_note", f"{key}_experiment"
-    forms.show(key, draft.experiment)
+    note = f"{key}_note"
 
-    def rename() -> None:
-        wanted = st.session_state[key]
+    def rename(wanted: str) -> None:
         name = as_name(wanted)
         drafting.update(draft.id, experiment=name)
         st.session_state[note] = name if name != wanted else ""
 
     st.text_input(
         "Experiment",
-        key=key,
-        on_change=rename,
+        **forms.bound(f"{key}_experiment", draft.experiment, rename),
         max_chars=64,
         help="Runs that belong together share an experiment and its notebook.",
     )
@@ -49,12 +46,9 @@ def experiment(draft: AnyDraft, *, key: str) -> None:
 
 def name(draft: AnyDraft, *, key: str, suggested: str = "") -> None:
     """`suggested` is what the run is called when nobody names it."""
-    key = f"{key}_name"
-    forms.show(key, draft.name)
     st.text_input(
         "Name of this run (optional)",
-        key=key,
-        on_change=lambda: drafting.update(draft.id, name=st.session_state[key]),
+        **forms.bound(f"{key}_name", draft.name, lambda entered: drafting.update(draft.id, name=entered)),
         max_chars=NAME_LENGTH,
         placeholder=printable(suggested) or "for example: half the learning rate",
         help="Shown in lists and charts. You can change it later.",
@@ -109,11 +103,13 @@ def prediction(draft: AnyDraft, *, key: str) -> None:
     """Predict, then reveal: the guess is kept with the run, and its notebook scores it."""
     with st.expander("Predict, then reveal (optional)", icon=":material/psychology:", expanded=draft.guess is not None):
         key = f"{key}_guess"
-        forms.show(key, draft.guess is not None)
+
+        def guess(wanted: bool) -> None:
+            drafting.update(draft.id, guess=_FIRST_GUESS if wanted else None)
+
         st.toggle(
             "Guess before you see",
-            key=key,
-            on_change=lambda: drafting.update(draft.id, guess=_FIRST_GUESS if st.session_state[key] else None),
+            **forms.bound(key, draft.guess is not None, guess),
             help="Whoever guesses first learns more from the result. The notebook shows your guess beside what "
             "happened, with a score from 0 to 100.",
         )
@@ -134,17 +130,15 @@ def _guess(draft: AnyDraft, key: str, part: str, least: int, most: int, question
     assert draft.guess is not None
     guess, key = draft.guess, f"{key}_{part}"
     value = round(guess.model_dump()[part])
-    forms.show(key, min(max(value, least), most))
 
-    def keep() -> None:
-        drafting.update(draft.id, guess=guess.model_copy(update={part: float(st.session_state[key])}))
+    def keep(entered: float) -> None:
+        drafting.update(draft.id, guess=guess.model_copy(update={part: float(entered)}))
 
     st.slider(
         f"{question} (% of the bits per byte)",
         least,
         most,
-        key=key,
-        on_change=keep,
+        **forms.bound(key, min(max(value, least), most), keep),
         help="Bits per byte: how many bits the model needs for a byte of text that it has not seen; lower is better.",
     )
     st.markdown(words(value))

@@ -42,11 +42,9 @@ def rule(now: Opened) -> None:
 
 
 def _strategy(now: Opened) -> None:
-    key, present = "selection_strategy", now.choice.rule.strategy
-    forms.show(key, present)
+    present = now.choice.rule.strategy
 
-    def choose() -> None:
-        wanted = st.session_state[key]
+    def choose(wanted: str) -> None:
         ends = {} if _by_score(wanted) else ending(now.selection, "count" if wanted == "random" else "")
         change_rule(now.choice, strategy=wanted, score=now.score, **ends)
 
@@ -55,9 +53,8 @@ def _strategy(now: Opened) -> None:
         "Which samples",
         [name for name in can if name != "by-hand" or present == "by-hand"],
         format_func=_STRATEGIES.__getitem__,
-        key=key,
+        **forms.bound("selection_strategy", present, choose),
         required=True,
-        on_change=choose,
         label_visibility="collapsed",
     )
     st.caption(_WORDS[present])
@@ -71,19 +68,16 @@ def _score(now: Opened) -> None:
     if not now.names:
         st.caption("These samples have no scores, so only chance can choose among them.")
         return
-    key = "selection_score"
-    forms.show(key, now.score)
 
-    def choose() -> None:
+    def choose(score: str) -> None:
         threshold = {} if now.choice.rule.threshold is None else ending(now.selection, "count")
-        change_rule(now.choice, score=st.session_state[key], **threshold)
+        change_rule(now.choice, score=score, **threshold)
 
     st.selectbox(
         "By this score" if _by_score(now.choice.rule.strategy) else "Score that is shown",
         now.names,
         format_func=lambda name: SCORES[name].label,
-        key=key,
-        on_change=choose,
+        **forms.bound("selection_score", now.score, choose),
         help=_scores_help(now),
     )
     score = SCORES[str(now.score)]
@@ -99,17 +93,15 @@ def _scores_help(now: Opened) -> str:
 
 def _end(now: Opened) -> None:
     """What ends the rule, and how much of it."""
-    rule, key = now.choice.rule, "selection_end"
+    rule = now.choice.rule
     present = next((name for name in ("count", "tokens", "threshold") if getattr(rule, name) is not None), "")
-    forms.show(key, present)
     can = [name for name in _ENDS if name != "threshold" or _by_score(rule.strategy)]
     st.segmented_control(
         "Up to",
         can,
         format_func=_ENDS.__getitem__,
-        key=key,
+        **forms.bound("selection_end", present, lambda end: end_by(now, end)),
         required=True,
-        on_change=lambda: end_by(now, st.session_state[key]),
         help="What ends the choice: so many samples, a budget of tokens that training will read, or a value of the "
         "score. A click on another one keeps what is chosen now.",
     )
@@ -122,29 +114,25 @@ def _end(now: Opened) -> None:
 
 
 def _number(now: Opened, part: str, label: str, least: int, help: str) -> None:
-    key = f"selection_{part}"
-    forms.show(key, getattr(now.choice.rule, part))
+    present = getattr(now.choice.rule, part)
     st.number_input(
         label,
         min_value=least,
         step=1,
-        key=key,
+        **forms.bound(f"selection_{part}", present, lambda number: change_rule(now.choice, **{part: number})),
         help=help,
-        on_change=lambda: change_rule(now.choice, **{part: st.session_state[key]}),
     )
 
 
 def _exactly(now: Opened) -> None:
     """The threshold as a number, for those who know it."""
-    key = "selection_threshold"
-    forms.show(key, float(now.choice.rule.threshold or 0.0))
+    present = float(now.choice.rule.threshold or 0.0)
     st.number_input(
         "Last value that is taken",
         format="%.6g",
         step=None,
-        key=key,
+        **forms.bound("selection_threshold", present, lambda end: change_rule(now.choice, threshold=float(end))),
         help="The slider under the chart moves it.",
-        on_change=lambda: change_rule(now.choice, threshold=float(st.session_state[key])),
     )
 
 
@@ -178,11 +166,9 @@ def _slider(now: Opened, found: Histogram) -> None:
     if found.edges[-1] == low:
         st.caption("All samples have the same value, so no threshold parts them.")
         return
-    key = "selection_slider"
-    forms.show(key, min(max(float(reach(now.selection) or low), low), high))
+    present = min(max(float(reach(now.selection) or low), low), high)
 
-    def move() -> None:
-        place = st.session_state[key]
+    def move(place: float) -> None:
         threshold = found.edges[-1] if place >= high - width / _STEPS else place
         change_rule(now.choice, **dict.fromkeys(("count", "tokens")), threshold=float(threshold))
 
@@ -192,8 +178,7 @@ def _slider(now: Opened, found: Histogram) -> None:
         max_value=high,
         step=(high - low) / _STEPS,
         format="%.3f" if high < 100 else "%.1f",
-        key=key,
-        on_change=move,
+        **forms.bound("selection_slider", present, move),
         help="Takes samples up to here, from the easy end (or, for the hardest, from the other end).",
     )
 

@@ -4,6 +4,8 @@ Streamlit runs a page anew at every click; what must live longer than a click li
 to it are kept here.
 """
 
+from typing import Any
+
 import streamlit as st
 
 from mixcpt.jobs import Jobs
@@ -42,6 +44,15 @@ def queue_error() -> Exception | None:
 
 def jobs() -> Jobs:
     return Jobs(workspace())
+
+
+def peek(key: str) -> Any:
+    """A value of the session, None without one: for callbacks, which have to end what they began.
+
+    Reading st.session_state itself is a place at which Streamlit stops a script for a newer click, callbacks not
+    spared, and a callback that was stopped is not called again.
+    """
+    return st.session_state.to_dict().get(key)
 
 
 def machine() -> Machine | None:

@@ -84,19 +84,23 @@ def _run(runs: dict[str, RunSummary]) -> Run:
     wanted = st.query_params.get(_RUN)
     if wanted and wanted not in runs:
         st.warning(f"Run {plain(wanted)} has no finished adapter to talk to: choose another.", icon=":material/info:")
-    elif wanted:
-        forms.show("talk_run", wanted)
+    elif not wanted:  # named from now on, so that a run which ends meanwhile does not take its place
+        st.query_params[_RUN] = next(iter(runs))
 
     def words(id: str) -> str:
         run = runs[id]
         return printable(f"{run.title} · {_stage(run.stage)} · {run.experiment}")
 
-    def changed() -> None:
-        st.query_params[_RUN] = st.session_state["talk_run"]
+    def changed(id: str) -> None:
+        st.query_params[_RUN] = id
         st.query_params.pop(ADDRESS, None)
 
     id = st.selectbox(
-        "Run", list(runs), key="talk_run", format_func=words, on_change=changed, help="Finished runs, newest first."
+        "Run",
+        list(runs),
+        **forms.bound("talk_run", wanted if wanted in runs else next(iter(runs)), changed),
+        format_func=words,
+        help="Finished runs, newest first.",
     )
     return Run(state.workspace().runs / id)
 

@@ -7,6 +7,8 @@ server finds what was typed; several people have a draft each.
 
 import re
 import unicodedata
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Annotated
 
 from pydantic import Field
@@ -16,7 +18,7 @@ from mixcpt.errors import NotFound
 from mixcpt.optimisation import TrainingConfig
 from mixcpt.settings import Config, validate
 from mixcpt.stages import Dpo, Sft, Stage
-from mixcpt.workspace import Workspace, check_name, new_id, read_json, write_json
+from mixcpt.workspace import Workspace, check_name, locked, new_id, read_json, write_json
 
 EXPERIMENT = "my-experiment"
 
@@ -116,6 +118,18 @@ class Drafts:
     def save(self, draft: AnyDraft) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / f"{check_name(draft.id, 'draft')}.json", draft.model_dump(mode="json"))
+
+    def change(self, id: str, how: Callable[[AnyDraft], AnyDraft]) -> AnyDraft:
+        """Replace the draft by what `how` makes of it as it is on disk now, so that two clicks at once both count;
+        returns the new one. Raises as `get` does, and what `how` raises: then nothing is changed."""
+        with self.alone(id):
+            changed = how(self.get(id))
+            self.save(changed)
+        return changed
+
+    def alone(self, id: str) -> AbstractContextManager[None]:
+        """While nobody else changes or launches this draft."""
+        return locked(self.folder / f".{check_name(id, 'draft')}.lock")
 
     def delete(self, id: str) -> None:
         (self.folder / f"{check_name(id, 'draft')}.json").unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from mixcpt.roots import check_path, suggestions
 from mixcpt.runs import Run, Runs
 from mixcpt.stages import AnyStage
 from mixcpt.submission import submit_run
-from mixcpt.workspace import Workspace, check_name, locked, new_id
+from mixcpt.workspace import Workspace, locked, new_id
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -41,7 +41,7 @@ def launch_draft(workspace: Workspace, draft: AnyDraft) -> Run:
         not there, or may not be read.
     """
     drafts = Drafts(workspace)
-    with locked(drafts.folder / f".{check_name(draft.id, 'draft')}.lock"):
+    with drafts.alone(draft.id):
         kept = drafts.get(draft.id)
         if kept.launched:
             return Runs(workspace).get(kept.launched)

@@ -27,6 +27,11 @@ def open_page(page: str, **query: str) -> AppTest:
     return app if page == "home" and not query else app.switch_page(f"../pages/{page}.py").run()
 
 
+def widget_of(app: AppTest, kind: str, key: str) -> Any:
+    """The widget of this key, or the newest that took its place (`app.forms.bound`)."""
+    return next(widget for widget in app.get(kind) if str(widget.key).partition("~")[0] == key)
+
+
 def texts(app: AppTest) -> str:
     """All that a page says in words, joined: for looking for a sentence wherever it stands."""
     kinds = "title header subheader markdown caption text code error warning info success"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import PATIENCE_S, Server, a_browser, go, pretend_built_in, running, settle, visit
@@ -137,7 +138,7 @@ def test_the_whole_story(server: Server, page: Page, tmp_path: Path) -> None:
     typed(page, "Name of this run (optional)").press("Enter")
     page.get_by_role("radio", name="Taste").or_(page.get_by_role("button", name="Taste")).first.click()
     expect(page.get_by_text("4,000 tokens: see once")).to_be_visible()
-    expect(by_key(page, "launch_mixture-budget_tokens").locator("input")).to_have_value("4000")
+    expect(page.get_by_role("spinbutton", name="Training tokens")).to_have_value("4000")
     launch = page.get_by_role("button", name="Launch", exact=True)
     expect(launch).to_be_enabled(timeout=2000 * PATIENCE_S)
     launch.dblclick()
@@ -164,6 +165,8 @@ def test_the_whole_story(server: Server, page: Page, tmp_path: Path) -> None:
     note.fill(f"# What I saw\n\nIt works, {NASTY}")
     note.press("Control+Enter")
     click(page, "notebook_save")
+    expect(note).to_have_count(0)
+    settle(page)  # a download that is asked for while the page is being drawn is refused
     expect(page.get_by_role("heading", name="What I saw")).to_be_visible()
     assert page.title() != "taken"
     click(page, "notebook_export")
@@ -228,8 +231,35 @@ def test_a_restarted_server_finds_the_run_still_going(server: Server, page: Page
     assert steps == list(range(1, len(steps) + 1))  # nothing doubled, nothing lost
 
 
+def drafts(workspace: Workspace) -> list[Any]:
+    return [read_json(path) for path in (workspace.root / "drafts").glob("[!.]*.json")]
+
+
 def is_in_a_draft(workspace: Workspace, name: str) -> bool:
-    return name in [read_json(path).get("name") for path in (workspace.root / "drafts").glob("[!.]*.json")]
+    return name in [draft["name"] for draft in drafts(workspace)]
+
+
+def test_two_clicks_at_once_both_count(server: Server, page: Page) -> None:
+    """What is typed reaches the server when the next click takes the focus away, so two messages arrive together."""
+    visit(page, f"{server.address}/launch")
+    typed(page, "Name of this run (optional)").fill("typed")
+    page.get_by_role("radio", name="Plain training").evaluate(
+        "button => { document.activeElement.blur(); button.click() }"
+    )
+    page.get_by_role("radio", name="Taste").evaluate("button => button.click()")
+
+    def kept() -> bool:
+        (draft,) = drafts(server.workspace)
+        stage = draft["stage"]
+        budget, retention = stage["mixture"]["budget_tokens"], stage["objective"]["retention"]
+        return (draft["name"], budget, retention) == ("typed", 4000, "none")
+
+    waited("all three", kept)
+    page.wait_for_timeout(5000)  # nothing that the browser still holds takes it back
+    settle(page)
+    assert kept()
+    expect(typed(page, "Name of this run (optional)")).to_have_value("typed")
+    expect(page.get_by_role("spinbutton", name="Training tokens")).to_have_value("4000")
 
 
 def test_two_people_have_forms_of_their_own(server: Server, page: Page, browser: Browser) -> None:

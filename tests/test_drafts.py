@@ -1,6 +1,9 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
-from mixcpt.drafts import Draft, Drafts, Guess, default_stage
+from mixcpt.drafts import AnyDraft, Draft, Drafts, Guess, default_stage
 from mixcpt.errors import BadConfig, BadInput, NotFound
 from mixcpt.settings import override
 from mixcpt.workspace import Workspace
@@ -51,3 +54,33 @@ def test_the_first_draft_can_be_launched_as_it_is() -> None:
     stage = default_stage()
     assert stage.mixture.domain_sources() == ["builtin/atlas"]
     assert stage == Draft(id="draft-x", stage=stage).stage
+
+
+def test_changes_at_the_same_moment_all_count(workspace: Workspace) -> None:
+    drafts = Drafts(workspace)
+    id = drafts.create().id
+
+    def tag(number: int) -> None:
+        def how(draft: AnyDraft) -> AnyDraft:
+            time.sleep(0.005)  # as long as it takes somebody else to read the same draft
+            return draft.model_copy(update={"tags": (*draft.tags, str(number))})
+
+        drafts.change(id, how)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(tag, range(16)))
+    assert sorted(map(int, drafts.get(id).tags)) == list(range(16))
+
+
+def test_a_change_that_is_refused_changes_nothing(workspace: Workspace) -> None:
+    drafts = Drafts(workspace)
+    draft = drafts.create()
+
+    def refuse(draft: AnyDraft) -> AnyDraft:
+        raise BadInput("no")
+
+    with pytest.raises(BadInput):
+        drafts.change(draft.id, refuse)
+    assert drafts.get(draft.id) == draft
+    with pytest.raises(NotFound):
+        drafts.change("draft-0", lambda draft: draft)

@@ -203,3 +203,49 @@ forms.draw(stage, key="t", on_change=lambda path, value: None, choices={"measure
     app = AppTest.from_string(script, default_timeout=30).run()
     assert not app.exception
     assert not [option for box in app.selectbox for option in box.options if "\\" in option]
+
+
+def counter() -> None:
+    """A page with a number that is kept, at most 9, and a button that changes it."""
+    import streamlit as st
+
+    from app import forms
+
+    kept = st.session_state.setdefault("kept", {"number": 1})
+    told = st.session_state.setdefault("told", [])
+
+    def keep(number: int) -> None:
+        told.append(number)
+        kept["number"] = min(number, 9)
+
+    st.number_input("Number", step=1, **forms.bound("number", kept["number"], keep))
+    st.button("Five", on_click=kept.update, kwargs={"number": 5})
+
+
+def test_what_is_entered_is_kept_and_shown_as_it_was_kept() -> None:
+    app = AppTest.from_function(counter).run()
+    app.number_input[0].set_value(20).run()
+    assert (app.number_input[0].key, app.number_input[0].value) == ("number", 9)
+    assert app.session_state["told"] == [20]
+
+
+def test_what_changed_elsewhere_is_a_new_widget_so_that_the_old_one_cannot_undo_it() -> None:
+    app = AppTest.from_function(counter).run()
+    app.button[0].click().run()
+    assert (app.number_input[0].key, app.number_input[0].value) == ("number~1", 5)
+    app.number_input[0].set_value(6).run()
+    assert (app.number_input[0].key, app.number_input[0].value) == ("number~1", 6)
+    app.button[0].click().run()
+    assert (app.number_input[0].key, app.number_input[0].value) == ("number~2", 5)
+    assert app.session_state["told"] == [6]
+
+
+def test_what_was_entered_and_told_to_no_callback_is_kept_when_the_page_is_drawn() -> None:
+    app = AppTest.from_function(counter).run()
+    app.session_state["number"] = 7  # the widget's value arrived, and its callback was stopped
+    app.run()
+    assert app.session_state["told"] == [7] and app.session_state["kept"] == {"number": 7}
+    assert (app.number_input[0].key, app.number_input[0].value) == ("number", 7)
+    app.session_state["number"] = 30
+    app.run()
+    assert app.session_state["told"] == [7, 30] and app.number_input[0].value == 9

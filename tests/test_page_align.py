@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made import made_chain, made_child, made_run, open_page, stage_of, texts
+from made import made_chain, made_child, made_run, open_page, stage_of, texts, widget_of
 from streamlit.testing.v1 import AppTest
 
 from mixcpt import guesses, recorded
@@ -27,10 +27,6 @@ def draft_on_disk(studio: Workspace, app: AppTest) -> AlignDraft:
     draft = Drafts(studio).get(app.session_state["align_draft"])
     assert isinstance(draft, AlignDraft)
     return draft
-
-
-def widget_of(app: AppTest, kind: str, key: str) -> Any:
-    return next(widget for widget in app.get(kind) if widget.key == key)
 
 
 def go(app: AppTest) -> Any:

@@ -4,10 +4,10 @@ import shutil
 from typing import Any
 
 import pytest
-from made import made_chain, made_run, open_page, stage_of, texts
+from made import made_chain, made_run, open_page, stage_of, texts, widget_of
 from streamlit.testing.v1 import AppTest
 from test_machine import PLAIN
-from test_page_launch import draft_on_disk, go, widget_of
+from test_page_launch import draft_on_disk, go
 
 from mixcpt import machine
 from mixcpt.corpus import ingest_records

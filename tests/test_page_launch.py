@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from made import open_page, texts
+from made import open_page, texts, widget_of
 from streamlit.testing.v1 import AppTest
 
 from app import launch_view
@@ -18,10 +18,6 @@ def draft_on_disk(studio: Workspace, app: AppTest) -> Draft:
     draft = Drafts(studio).get(app.session_state["draft"])
     assert isinstance(draft, Draft)
     return draft
-
-
-def widget_of(app: AppTest, kind: str, key: str) -> Any:
-    return next(widget for widget in app.get(kind) if widget.key == key)
 
 
 def go(app: AppTest) -> Any:
@@ -62,8 +58,10 @@ def test_a_preset_changes_the_draft_and_own_values_say_so(studio: Workspace) -> 
     app.segmented_control(key="launch_budget").set_value("Taste").run()
     taste = next(preset for preset in BUDGETS if preset.name == "Taste")
     assert draft_on_disk(studio, app).stage.mixture.budget_tokens == taste.changes["mixture.budget_tokens"] == 4000
-    app.number_input(key="launch_mixture.budget_tokens").set_value(4500).run()
-    assert app.segmented_control(key="launch_budget").value == "Own"
+    tokens = widget_of(app, "number_input", "launch_mixture.budget_tokens")
+    assert tokens.value == 4000
+    tokens.set_value(4500).run()
+    assert widget_of(app, "segmented_control", "launch_budget").value == "Own"
 
 
 def test_what_does_not_fit_stays_typed_and_stops_the_launch(studio: Workspace) -> None:
@@ -164,7 +162,7 @@ def test_a_fix_is_applied_by_its_button(studio: Workspace) -> None:
     fix = next(button for button in app.button if button.label.startswith("Set learning rate"))
     fix.click().run()
     assert draft_on_disk(studio, app).stage.training.learning_rate == 1e-3
-    assert app.number_input(key="launch_training.learning_rate").value == 1e-3
+    assert widget_of(app, "number_input", "launch_training.learning_rate").value == 1e-3
 
 
 def test_at_most_eight_fields_stand_outside_the_advanced_settings(studio: Workspace) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from browser import pretend_built_in
-from made import open_page, texts
+from made import open_page, texts, widget_of
 from streamlit.testing.v1 import AppTest
 
 from app import mixture_view
@@ -57,10 +57,6 @@ def sources(workspace: Workspace, draft: Draft) -> list[SourceShare]:
 
 def said(app: AppTest) -> str:
     return texts(app).replace("\\", "")
-
-
-def widget_of(app: AppTest, kind: str, key: str) -> Any:
-    return next(widget for widget in app.get(kind) if widget.key == key)
 
 
 def prepare_jobs(workspace: Workspace) -> list[Any]:

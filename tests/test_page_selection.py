@@ -257,7 +257,10 @@ def test_every_strategy_and_end(scored: Workspace) -> None:
     assert figures(run(app))["Chosen"] == "2 of 5"
     app.segmented_control(key="selection_end").set_value("threshold")
     run(app)
-    assert app.slider(key="selection_slider").value == pytest.approx(2.0) and figures(app)["Chosen"] == "3 of 5"
+    assert (
+        made.widget_of(app, "slider", "selection_slider").value == pytest.approx(2.0)
+        and figures(app)["Chosen"] == "3 of 5"
+    )
     app.segmented_control(key="selection_strategy").set_value("hardest")
     run(app)
     assert choice(app, scored).rule == rule(strategy="hardest", score="loss_plain", threshold=2.0)
@@ -275,17 +278,18 @@ def test_every_strategy_and_end(scored: Workspace) -> None:
 
 def test_the_slider_moves_everything(scored: Workspace) -> None:
     app = page(scores=TABLE.id)
-    assert app.slider(key="selection_slider").value == pytest.approx(2.0), "where the count ends"
-    app.slider(key="selection_slider").set_value(3.0)
+    assert made.widget_of(app, "slider", "selection_slider").value == pytest.approx(2.0), "where the count ends"
+    made.widget_of(app, "slider", "selection_slider").set_value(3.0)
     run(app)
     assert choice(app, scored).rule == rule(strategy="easiest", score="loss_plain", threshold=3.0)
     assert figures(app)["Chosen"] == "4 of 5"
     bars = json.loads(app.get("plotly_chart")[0].proto.spec)
     assert "3" in [annotation["text"] for annotation in bars["layout"]["annotations"]]
-    app.number_input(key="selection_threshold").set_value(1.5)
+    made.widget_of(app, "number_input", "selection_threshold").set_value(1.5)
     run(app)
-    assert app.slider(key="selection_slider").value == 1.5 and figures(app)["Chosen"] == "1 of 5"
-    app.slider(key="selection_slider").set_value(app.slider(key="selection_slider").max)
+    assert made.widget_of(app, "slider", "selection_slider").value == 1.5 and figures(app)["Chosen"] == "1 of 5"
+    slider = made.widget_of(app, "slider", "selection_slider")
+    slider.set_value(slider.max)
     assert figures(run(app))["Chosen"] == "5 of 5"
 
 
@@ -581,13 +585,13 @@ def test_an_empty_choice_is_not_saved(scored: Workspace) -> None:
     app = page(scores=TABLE.id)
     app.segmented_control(key="selection_end").set_value("threshold")
     run(app)
-    app.number_input(key="selection_threshold").set_value(0.5)
+    made.widget_of(app, "number_input", "selection_threshold").set_value(0.5)
     run(app)
     click(app, "selection_save")
     assert "has no rows (the easiest by Loss, plain text" in said(app) and list_selections(scored) == []
     assert figures(app)["Chosen"] == "0 of 5", "nothing is lost"
     app.text_input[0].set_value("No Name!")
-    app.slider(key="selection_slider").set_value(3.0)
+    made.widget_of(app, "slider", "selection_slider").set_value(3.0)
     run(app)
     click(app, "selection_save")
     assert "selection name 'No Name!' cannot be used" in said(app)
