@@ -100,9 +100,10 @@ def arms_view(arms: Sequence[ArmMatrix], experiment: str, *, key: str, with_clai
         pin_button(experiment, "matrices", [run for arm in arms for run in arm.runs], key=f"{key}_pin")
     show.chart(charts.matrices_chart(arms), key=f"{key}_chart")
     st.caption(
-        "Bits per byte of held-out text, and below it the difference to the base: lower is better. Bold: the stage "
-        "that had this corpus for its field. Point at a cell for all seeds and the 95 % interval of their mean; cells "
-        "are many, so some intervals leave out zero by chance."
+        "Bits per byte of held-out text, and below it the difference to the base: lower is better. Last, how far "
+        "answers to general prompts moved from the base's (KL, nats per token). Bold: the stage that had this corpus "
+        "for its field. Point at a cell for all seeds and the 95 % interval of their mean; cells are many, so some "
+        "intervals leave out zero by chance."
     )
     said = [f"{arm.title}: {sentence}" for arm in arms for sentence in matrices.told(arm)]
     said += [f"{claim.sentence()}." for claim in matrices.claims_of(arms)] if with_claims else []
@@ -117,8 +118,10 @@ def _matrix(run: Run, found: Matrix) -> None:
         pin_button(run.info.experiment, "matrix", [run.id], key="runs_pin_matrix")
     show.chart(charts.matrix_chart(found), key=f"runs_chart_matrix_{run.id}")
     st.caption(
-        "Bits per byte of held-out text, and below it the difference to the base: lower is better. Bold: the stage "
-        "that had this corpus for its field. Point at a cell for its interval over documents."
+        "Bits per byte of held-out text, and below it the difference to the base: lower is better. Last, how far "
+        "answers to general prompts moved from the base's (KL, nats per token). Bold: the stage that had this corpus "
+        "for its field. Point at a cell for its interval over documents. Questions that every stage was asked stand "
+        "side by side under Evaluation."
     )
     said = matrix.sentences(found)
     if said:

@@ -69,6 +69,9 @@ def _parent(workspace: Workspace, id: str) -> Run:
     return run
 
 
+_PROMPTS = "; KL to the base on general prompts in nats per token"
+
+
 def show_matrix(workspace: Workspace, options: argparse.Namespace) -> None:
     from mixcpt.cli_show import chosen_runs
     from mixcpt.matrices import ends
@@ -89,7 +92,7 @@ def _show_one(run: Run, json: bool) -> list[str]:
     if json:
         print_json(_as_json(found))
         return found.missing
-    print("bits per byte of held-out text, lower is better; behind it the difference to the base")
+    print(f"bits per byte of held-out text, lower is better; behind it the difference to the base{_PROMPTS}")
     print(aligned(as_table(found)))
     for sentence in sentences(found):
         print(sentence)
@@ -109,7 +112,10 @@ def _show_arms(runs: Sequence[Run], json: bool) -> list[str]:
         ]
         print_json({"arms": [matrices.as_facts(arm) for arm in arms], "claims": said, "missing": missing})
         return missing
-    print("bits per byte of held-out text, mean over seeds, lower is better; behind it the difference to the base")
+    print(
+        "bits per byte of held-out text, mean over seeds, lower is better; behind it the difference to the base"
+        f"{_PROMPTS}"
+    )
     for arm in arms:
         print(f"\n{arm.title} (seeds {', '.join(map(str, arm.seeds))})")
         print(aligned(matrices.as_table(arm)))
@@ -138,7 +144,9 @@ def _as_json(found: "Matrix") -> dict[str, Any]:
     transfers = {key: figure.of(found) for key, figure in FIGURES.items()}
     transfers["forgetting"] = transfers.pop("field_forgetting")  # beside general text it would be too short a name
     return {
-        "columns": [{"text": c.text, "kind": c.kind, "learned_by": _learned(found, c)} for c in found.columns],
+        "columns": [
+            {"text": c.text, "kind": c.kind, "unit": c.unit, "learned_by": _learned(found, c)} for c in found.columns
+        ],
         "stages": [
             {
                 "run": line.run,
@@ -171,10 +179,11 @@ def _cell(found: "Matrix", row: int, column: int) -> dict[str, Any] | None:
     cell = found.lines[row].cells[column] if row else found.base(column)
     if cell is None:
         return None
+    key = found.columns[column].key
     if row == 0:
-        return {"bits_per_byte": cell.base, "difference": 0.0, "interval": [0.0, 0.0], "documents": len(cell.documents)}
+        return {key: cell.base, "difference": 0.0, "interval": [0.0, 0.0], "documents": len(cell.documents)}
     return {
-        "bits_per_byte": cell.figure,
+        key: cell.figure,
         "difference": cell.difference,
         "interval": cell.interval,
         "documents": len(cell.documents),

@@ -16,7 +16,7 @@ from mixcpt.compare import Arm, Row, arm_of, settings_but_seeds, titled
 from mixcpt.errors import NotFound
 from mixcpt.figures import signed
 from mixcpt.further import fields_words
-from mixcpt.matrix import FIELD, FIGURES, Column, Matrix, figures, matrices, sentences
+from mixcpt.matrix import BITS, FIGURES, Column, Matrix, figures, matrices, sentences
 from mixcpt.overview import overview
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.runs import Run, Runs
@@ -77,12 +77,12 @@ class ArmMatrix:
         return list(dict.fromkeys(run for one in self.matrices for run in one.missing))
 
     def base(self, column: int) -> float | None:
-        """Bits per byte of the base, which is the same under all seeds."""
+        """The figure of the base, which is the same under all seeds."""
         cell = self.matrices[0].base(column)
         return cell.base if cell else None
 
     def change(self, row: int, column: int) -> Mean | None:
-        """Bits per byte after the stage minus those of the base."""
+        """The figure after the stage minus that of the base."""
         gains = [one.gain(row, column) for one in self.matrices]
         known = [-gain for gain in gains if gain is not None]
         return Mean(self.seeds, tuple(known)) if len(known) == len(gains) else None
@@ -198,19 +198,21 @@ def _learned(run: Run) -> list[str] | None:
 
 
 def as_table(arm: ArmMatrix) -> list[tuple[str, ...]]:
-    """The header and the rows: mean bits per byte of every text, and behind it the difference to the base."""
-    rows = [("after", *(column.text if column.kind == FIELD else column.kind for column in arm.columns))]
+    """The header and the rows: mean bits per byte of every text, and behind it the difference to the base; of prompts
+    the KL in nats per token."""
+    rows = [("after", *(column.title for column in arm.columns))]
     for row, stage in enumerate(arm.stages):
         rows.append((stage, *(cell_words(arm, row, column) for column in range(len(arm.columns)))))
     return rows
 
 
 def cell_words(arm: ArmMatrix, row: int, column: int) -> str:
-    """As in "0.812 (−0.041)"; of the base without a difference."""
+    """As in "0.812 (−0.041)"; without a difference of the base, and of a KL, which is one."""
     base, change = arm.base(column), arm.change(row, column)
     if base is None or change is None:
         return "–"
-    return f"{base + change.value:.3f}" + (f" ({signed(change.value)})" if row else "")
+    told = row and arm.columns[column].unit == BITS
+    return f"{base + change.value:.3f}" + (f" ({signed(change.value)})" if told else "")
 
 
 def difference_table(one: ArmMatrix, other: ArmMatrix) -> list[tuple[str, ...]]:
@@ -249,7 +251,7 @@ def as_facts(arm: ArmMatrix) -> dict[str, Any]:
         "experiment": arm.experiment,
         "seeds": list(arm.seeds),
         "runs": list(arm.runs),
-        "columns": [{"text": column.text, "kind": column.kind} for column in arm.columns],
+        "columns": [{"text": column.text, "kind": column.kind, "unit": column.unit} for column in arm.columns],
         "stages": [
             {"title": stage, "cells": [_cell(arm, row, column) for column in range(len(arm.columns))]}
             for row, stage in enumerate(arm.stages)
@@ -263,7 +265,7 @@ def _cell(arm: ArmMatrix, row: int, column: int) -> dict[str, Any] | None:
     base, change = arm.base(column), arm.change(row, column)
     if base is None or change is None:
         return None
-    return {"bits_per_byte": base + change.value, "difference": _mean(change)}
+    return {arm.columns[column].key: base + change.value, "difference": _mean(change)}
 
 
 def _mean(mean: Mean | None) -> dict[str, Any] | None:

@@ -1,8 +1,9 @@
 """The forgetting matrix of a chain of adaptations: what every stage did to every corpus and to general text.
 
-A row is the state after a stage, the base first; a column is the held-out part of a corpus of the chain, or a kind of
-general text. Cells are those of `mixcpt.measured`: measured anew, on the same documents in every row. What this gives
-up: rows of runs whose adapter is gone, and weights by length, for in the means below every corpus counts alike.
+A row is the state after a stage, the base first; a column is the held-out part of a corpus of the chain, a kind of
+general text, or the KL to the base on general prompts. Cells are those of `mixcpt.measured`: measured anew, on the same
+documents in every row. What this gives up: rows of runs whose adapter is gone, and weights by length, for in the means
+below every corpus counts alike.
 
 With T corpora that are learned one after the other, b(i, j) the bits per byte of corpus j after stage i, and the gain
 R(i, j) = b(base, j) - b(i, j), positive where the text is read better than by the base:
@@ -36,16 +37,28 @@ from mixcpt.workspace import Workspace
 
 FIELD = "corpus"
 """What a column is that is no kind of general text."""
+BITS, NATS = "bits per byte", "nats per token"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A text that is measured after every stage. kind: "corpus", or the kind of general text. learned: the rows whose
-    stage had it for its field."""
+    """A text that is measured after every stage. kind: "corpus", the kind of general text, or "KL on prompts". unit: of
+    its cells; KL(base || run) is in nats per token, and 0 of the base. learned: the rows whose stage had it for its
+    field."""
 
     text: str
     kind: str
     learned: tuple[int, ...] = ()
+    unit: str = BITS
+
+    @property
+    def title(self) -> str:
+        return self.text if self.kind == FIELD else self.kind
+
+    @property
+    def key(self) -> str:
+        """The unit as the name of a value."""
+        return self.unit.replace(" ", "_")
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,8 @@ class Matrix:
     lines: tuple[Line, ...]
 
     def gain(self, row: int, column: int) -> float | None:
-        """R(row, column): bits per byte of the base minus those after the stage; None where they were not measured."""
+        """R(row, column): bits per byte of the base minus those after the stage (of a KL, minus it); None where they
+        were not measured."""
         if row == 0:
             return 0.0 if self.base(column) else None
         cell = self.lines[row].cells[column]
@@ -126,44 +140,50 @@ def matrices(runs: Sequence[Run]) -> list[Matrix]:
         NotFound: a run of a chain was deleted. Damaged: a measure cannot be read.
     """
     chains = [run.chain() for run in runs]
-    taken = [[_bits_of(run) for run in chain] for chain in chains]
+    taken = [[_taken_of(run) for run in chain] for chain in chains]
     every = [mine for chain in taken for mine in chain]
     return [_matrix(chain, own, every) for chain, own in zip(chains, taken, strict=True)]
 
 
-def _bits_of(run: Run) -> dict[str, Taken]:
-    return {one.text: one for one in measured.at_strength(run) if one.measure == "bits"}
+_Key = tuple[str, str]
+"""A text and the unit of what was measured on it."""
 
 
-def _matrix(chain: Sequence[Run], taken: Sequence[dict[str, Taken]], every: Sequence[dict[str, Taken]]) -> Matrix:
+def _taken_of(run: Run) -> dict[_Key, Taken]:
+    return {(one.text, BITS if one.measure == "bits" else NATS): one for one in measured.at_strength(run)}
+
+
+def _matrix(chain: Sequence[Run], taken: Sequence[dict[_Key, Taken]], every: Sequence[dict[_Key, Taken]]) -> Matrix:
     columns = tuple(_columns(chain, every))
     lines = [Line(None, STAGE_NAMES["base"], "base", (None,) * len(columns))]
-    latest = {column.text: _latest(column.text, every) for column in columns}
+    keys = [(column.text, column.unit) for column in columns]
+    latest = {key: _latest(key, every) for key in keys}
     for each, mine in zip(chain, taken, strict=True):
-        cells = tuple(_like(mine.get(column.text), latest[column.text]) for column in columns)
+        cells = tuple(_like(mine.get(key), latest[key]) for key in keys)
         lines.append(Line(each.id, each.title, each.info.stage, cells))
     return Matrix(columns, tuple(lines))
 
 
-def _columns(chain: Sequence[Run], every: Sequence[dict[str, Taken]]) -> list[Column]:
-    """The corpora of the chain first, then general text, as far as it was measured of any run."""
+def _columns(chain: Sequence[Run], every: Sequence[dict[_Key, Taken]]) -> list[Column]:
+    """The corpora of the chain first, then general text and prompts, as far as any run was measured on them."""
     learned: dict[str, list[int]] = {}
     for row, run in enumerate(chain, 1):
         if isinstance(run.config, Stage):
             for name in run.config.mixture.domain_sources():
                 learned.setdefault(name, []).append(row)
     general = [run.config.measures.general for run in chain]
-    seen = {text for mine in every for text in mine}
-    texts = [text for text in dict.fromkeys([*GENERAL, *general]) if text in seen and text not in learned]
+    seen = dict.fromkeys(key for mine in every for key in mine)
+    texts = [text for text in dict.fromkeys([*GENERAL, *general]) if (text, BITS) in seen and text not in learned]
     return [
         *(Column(name, FIELD, tuple(rows)) for name, rows in learned.items()),
         *(Column(text, GENERAL.get(text, text)) for text in texts),
+        *(Column(text, "KL on prompts", unit=NATS) for text, unit in seen if unit == NATS),
     ]
 
 
-def _latest(text: str, taken: Sequence[dict[str, Taken]]) -> Taken | None:
+def _latest(key: _Key, taken: Sequence[dict[_Key, Taken]]) -> Taken | None:
     """The newest measure of a text: all rows must have been measured like it."""
-    return max((mine[text] for mine in taken if text in mine), key=lambda one: one.finished, default=None)
+    return max((mine[key] for mine in taken if key in mine), key=lambda one: one.finished, default=None)
 
 
 def _like(one: Taken | None, newest: Taken | None) -> Taken | None:
@@ -263,8 +283,9 @@ def submit(workspace: Workspace, runs: Sequence[Run], tokens: int | None = None)
 
 
 def as_table(matrix: Matrix) -> list[tuple[str, ...]]:
-    """The header and the rows: bits per byte of every text, and behind it the difference to the base."""
-    rows = [("after", *(column.text if column.kind == FIELD else column.kind for column in matrix.columns))]
+    """The header and the rows: bits per byte of every text, and behind it the difference to the base; of prompts the
+    KL in nats per token."""
+    rows = [("after", *(column.title for column in matrix.columns))]
     for number, line in enumerate(matrix.lines):
         rows.append((stage_words(line), *(cell_words(matrix, number, j) for j in range(len(matrix.columns)))))
     return rows
@@ -276,12 +297,13 @@ def stage_words(line: Line) -> str:
 
 
 def cell_words(matrix: Matrix, row: int, column: int) -> str:
-    """As in "0.812 (−0.041)"; of the base without a difference."""
+    """As in "0.812 (−0.041)"; without a difference of the base, and of a KL, which is one."""
+    cell = matrix.lines[row].cells[column] if row else matrix.base(column)
+    if cell is None:
+        return "–"
     if row == 0:
-        base = matrix.base(column)
-        return f"{base.base:.3f}" if base else "–"
-    cell = matrix.lines[row].cells[column]
-    return f"{cell.figure:.3f} ({signed(cell.difference)})" if cell else "–"
+        return f"{cell.base:.3f}"
+    return f"{cell.figure:.3f}" + (f" ({signed(cell.difference)})" if matrix.columns[column].unit == BITS else "")
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,20 @@
-"""The forgetting matrix as a picture: cells coloured by the difference to the base, with their values in them.
+"""The forgetting matrix as a picture: cells coloured by the difference to the base, with their values in them. The KL
+on prompts, which has another unit, is coloured on a scale of its own.
 
 `matrix_chart` draws one chain, `matrices_chart` the means over seeds of several arms, one below the other, and of two
 arms their difference. What this gives up: differences between more than two arms.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mixcpt import matrices
 from mixcpt.matrices import ArmMatrix, Mean
-from mixcpt.matrix import FIELD, Column, Matrix, cell_words, stage_words
+from mixcpt.matrix import BITS, FIELD, NATS, Column, Matrix, cell_words, stage_words
 from mixcpt.palette import NEUTRAL
 from mixcpt.plotting import frame, label, nothing
 
@@ -20,7 +22,7 @@ NAME, NAME_OF_ARMS = "matrix", "matrices"
 _BETTER, _SAME, _WORSE = "#6FB1DB", "#F1F1F1", "#F2A071"
 _INK = "#1A1A1A"
 _LEAST = 0.02
-"""Bits per byte at which a colour is full, at least: noise must not look like something."""
+"""Bits per byte, or nats per token, at which a colour is full, at least: noise must not look like something."""
 _HIGH, _TOP, _GAP = 44, 112, 26
 """Pixels: of a row, above the first panel and below the last, and between panels."""
 _TO_BASE = "to the base<br>(bits per byte)"
@@ -40,18 +42,20 @@ _EMPTY = _Cell(None)
 
 @dataclass(frozen=True)
 class _Panel:
-    """A matrix to be drawn; `most` is the change at which a colour is full, and `bar` tells what the colours are."""
+    """A matrix to be drawn; `most` is by unit the change at which a colour is full, and `bar` tells what the colours
+    are."""
 
     title: str
     rows: Sequence[str]
     columns: Sequence[Column]
     cells: Sequence[Sequence[_Cell]]
     bar: str
-    most: float = _LEAST
+    most: Mapping[str, float] = field(default_factory=dict)
 
-    @property
-    def largest(self) -> float:
-        return max((abs(cell.change) for line in self.cells for cell in line if cell.change is not None), default=0.0)
+    def colour(self, row: int, column: int) -> float | None:
+        """Where the cell stands on the scale, which is that of bits per byte: another unit is stretched to it."""
+        change = self.cells[row][column].change
+        return None if change is None else change * self.most[BITS] / self.most[self.columns[column].unit]
 
 
 def matrix_chart(matrix: Matrix) -> go.Figure:
@@ -81,7 +85,11 @@ def matrices_chart(arms: Sequence[ArmMatrix]) -> go.Figure:
 
 
 def _scaled(panels: Sequence[_Panel]) -> list[_Panel]:
-    most = max([_LEAST, *(panel.largest for panel in panels)])
+    most: dict[str, float] = defaultdict(lambda: _LEAST)
+    for panel in panels:
+        for line in panel.cells:
+            for column, cell in zip(panel.columns, line, strict=True):
+                most[column.unit] = max(most[column.unit], abs(cell.change or 0.0))
     return [replace(panel, most=most) for panel in panels]
 
 
@@ -110,7 +118,7 @@ def _draw(name: str, panels: Sequence[_Panel]) -> go.Figure:
 
 def _heatmap(panel: _Panel) -> go.Heatmap:
     return go.Heatmap(
-        z=[[cell.change for cell in line] for line in panel.cells],
+        z=[[panel.colour(row, j) for j in range(len(line))] for row, line in enumerate(panel.cells)],
         x=[_column(column) for column in panel.columns],
         y=[label(row) for row in panel.rows],
         text=[[cell.text for cell in line] for line in panel.cells],
@@ -121,8 +129,8 @@ def _heatmap(panel: _Panel) -> go.Heatmap:
         hoverongaps=False,
         colorscale=[[0, _BETTER], [0.5, _SAME], [1, _WORSE]],
         zmid=0,
-        zmin=-panel.most,
-        zmax=panel.most,
+        zmin=-panel.most[BITS],
+        zmax=panel.most[BITS],
         xgap=3,
         ygap=3,
         colorbar={"title": {"text": panel.bar}, "thickness": 12, "tickformat": "+.2f"},
@@ -138,6 +146,8 @@ def _mark_empty(figure: go.Figure, panel: _Panel, place: int) -> None:
 
 
 def _column(column: Column) -> str:
+    if column.unit == NATS:
+        return "KL on<br>prompts"
     return label(column.text) if column.kind == FIELD else f"general:<br>{label(column.kind)}"
 
 
@@ -153,13 +163,11 @@ def _of_chain(matrix: Matrix, row: int, column: int) -> _Cell:
     if cell is None or gain is None:
         return _EMPTY
     text = _text(cell_words(matrix, row, column), row in matrix.columns[column].learned)
+    unit, documents = matrix.columns[column].unit, f"{len(cell.documents)} documents"
     if row == 0:
-        return _Cell(0.0, text, f"{cell.base:.4f} bits per byte, {len(cell.documents)} documents")
+        return _Cell(0.0, text, f"{cell.base:.4f} {unit}, {documents}")
     low, high = cell.interval
-    hover = (
-        f"{cell.figure:.4f} bits per byte; {cell.difference:+.4f} to the base, 95 % {low:+.4f} to {high:+.4f}, "
-        f"{len(cell.documents)} documents"
-    )
+    hover = f"{cell.figure:.4f} {unit}; {cell.difference:+.4f} to the base, 95 % {low:+.4f} to {high:+.4f}, {documents}"
     return _Cell(-gain, text, hover)
 
 
@@ -172,9 +180,10 @@ def _mean_cell(arm: ArmMatrix, row: int, column: int) -> _Cell:
     if base is None or change is None:
         return _EMPTY
     text = _text(matrices.cell_words(arm, row, column), row in arm.columns[column].learned)
+    figure = f"{base + change.value:.4f} {arm.columns[column].unit}"
     if row == 0:
-        return _Cell(0.0, text, f"{base:.4f} bits per byte")
-    return _Cell(change.value, text, f"{base + change.value:.4f} bits per byte<br>to the base {_evidence(change)}")
+        return _Cell(0.0, text, figure)
+    return _Cell(change.value, text, f"{figure}<br>to the base {_evidence(change)}")
 
 
 def _of_difference(one: ArmMatrix, other: ArmMatrix) -> list[list[_Cell]]:

@@ -6,7 +6,7 @@ from typing import Any
 from made import made_child, made_run
 
 from mixcpt.further import further_stage
-from mixcpt.measured import folder_of
+from mixcpt.measured import PROMPTS, folder_of
 from mixcpt.runs import Run, Runs
 from mixcpt.workspace import Workspace, now, write_json
 
@@ -25,23 +25,32 @@ def measured_run(
     run: Run, figures: Mapping[str, float], base: Mapping[str, float] = BASE, finished: str = "", **how: Any
 ) -> None:
     """Keeps bits per byte of each text as a measure of `run`."""
-    folder_of(run).mkdir(exist_ok=True)
     for text, figure in figures.items():
-        write_json(
-            folder_of(run) / f"{text.replace('/', '-')}.json",
-            {
-                "text": text,
-                "measure": "bits",
-                "strength": 1.0,
-                "tokens": 80,
-                "documents": ["one", "two"],
-                "sizes": list(SIZES),
-                "base_values": [base[text] * size for size in SIZES],
-                "values": [figure * size for size in SIZES],
-                "how": {"text": text, "limit": 5000} | how,
-                "finished": finished or now(),
-            },
-        )
+        _keep(run, text, "bits", base[text], figure, finished, how)
+
+
+def moved_run(run: Run, kl: float, finished: str = "", **how: Any) -> None:
+    """Keeps a KL to the base on prompts as a measure of `run`, nats per token."""
+    _keep(run, PROMPTS, "kl", 0.0, kl, finished, how)
+
+
+def _keep(run: Run, text: str, measure: str, base: float, figure: float, finished: str, how: dict[str, Any]) -> None:
+    folder_of(run).mkdir(exist_ok=True)
+    write_json(
+        folder_of(run) / f"{measure}-{text.replace('/', '-')}.json",
+        {
+            "text": text,
+            "measure": measure,
+            "strength": 1.0,
+            "tokens": 80,
+            "documents": ["one", "two"],
+            "sizes": list(SIZES),
+            "base_values": [base * size for size in SIZES],
+            "values": [figure * size for size in SIZES],
+            "how": {"text": text, "limit": 5000} | how,
+            "finished": finished or now(),
+        },
+    )
 
 
 def chain_of(workspace: Workspace, fields: Sequence[str] = ("a", "b", "c"), then: str = "") -> list[Run]:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from made import made_run, open_page, texts
-from measured_by_hand import AFTER, BASE, chain_of, measured_run
+from measured_by_hand import AFTER, BASE, chain_of, measured_run, moved_run
 
 from mixcpt import charts, tables
 from mixcpt.cli import main
 from mixcpt.errors import BadInput
 from mixcpt.jobs import Jobs
-from mixcpt.matrix import backward, cell_words, forgetting, forward, matrix, sentences, submit
+from mixcpt.matrix import as_table, backward, cell_words, forgetting, forward, matrix, sentences, submit
 from mixcpt.notebook import Notebook
 from mixcpt.runs import Run
 from mixcpt.statistics import mean_ratio_interval
@@ -95,6 +95,25 @@ def test_what_is_missing_is_told_and_nothing_is_made_of_it(workspace: Workspace)
     assert backward(found) and forward(found)
 
 
+def test_the_kl_on_prompts_has_a_column_of_its_own_unit(chain: list[Run]) -> None:
+    for run, kl in zip(chain, (0.1, 0.25, 0.5), strict=True):
+        moved_run(run, kl)
+    found = matrix(chain[-1])
+    column = found.columns[-1]
+    assert (column.text, column.kind, column.unit) == ("builtin/instructions", "KL on prompts", "nats per token")
+    table = as_table(found)
+    assert table[0][-2:] == ("prose", "KL on prompts")
+    assert [row[-1] for row in table[1:]] == ["0.000", "0.100", "0.250", "0.500"]  # it is a difference already
+    back = backward(found)
+    assert back and [name for name, _ in back.parts] == ["a", "b"], "only corpora count in the transfers"
+    heat = charts.matrix_chart(found).data[0]
+    assert heat.zmax == 2, "the most that a text changed by"
+    assert heat.x[-1] == "KL on<br>prompts" and [row[-1] / 2 for row in heat.z] == pytest.approx([0, 0.2, 0.5, 1])
+    assert "0.5000 nats per token" in heat.customdata[3][-1]
+    moved_run(chain[0], 0.1, finished="2020-01-01T00:00:00Z", limit=100)
+    assert matrix(chain[-1]).missing == [chain[0].id]
+
+
 def test_a_measure_of_other_documents_does_not_count(chain: list[Run]) -> None:
     measured_run(chain[0], AFTER[0], finished="2020-01-01T00:00:00Z", limit=100)
     found = matrix(chain[-1])
@@ -167,7 +186,7 @@ def test_the_command(
     shown = json.loads(capsys.readouterr().out)
     assert shown["backward_transfer"]["bits_per_byte"] == pytest.approx(-0.625)
     assert shown["forgetting"]["corpora"] == pytest.approx({"a": 1.25, "b": 0.5}) and shown["missing"] == []
-    assert shown["columns"][1] == {"text": "b", "kind": "corpus", "learned_by": [chain[1].id]}
+    assert shown["columns"][1] == {"text": "b", "kind": "corpus", "unit": "bits per byte", "learned_by": [chain[1].id]}
     assert shown["stages"][0]["run"] is None and shown["stages"][0]["cells"][0]["bits_per_byte"] == 2.0
     assert shown["stages"][3]["cells"][3]["difference"] == pytest.approx(0.5)
 
