@@ -8,24 +8,29 @@ import streamlit as st
 
 from app import show, state
 from app.words import plain, printable
-from mixcpt.compare import Row
+from mixcpt.compare import Row, tasks
 from mixcpt.comparison import Refused, rows_of
 from mixcpt.overview import RunSummary, overview
 from mixcpt.palette import STAGE_NAMES
+from mixcpt.runs import Run
+from mixcpt.unseen import unseen
 
 LAUNCH = "../pages/launch.py"
 MOST = 300
 _WRAPPED = 30
 """Of more runs than these, the list of those chosen scrolls instead of growing."""
 _RUNS, _EXPERIMENT, _EQUAL, _AT = "compare_runs", "compare_experiment", "compare_equal", "compare_tokens"
+_UNSEEN = "compare_unseen"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is compared: rows of `comparison.rows_of`, and at how many tokens of the field (None: at the end)."""
+    """What is compared: rows of `comparison.rows_of`, at how many tokens of the field (None: at the end), and whether
+    without the questions that stand in what any of the runs read."""
 
     rows: list[Row]
     domain_tokens: int | None
+    unseen: bool = False
 
 
 def choose() -> Choice | None:
@@ -55,6 +60,8 @@ def choose() -> Choice | None:
         rows, without_point = rows_of(state.workspace(), [row["run"] for row in ends], at)
         refused += without_point
     _say_refused(refused, {run.id: run.title for run in runs})
+    if at is None and rows and _leave_out(rows):
+        return Choice(unseen(rows, [Run(state.workspace().runs / row["run"]) for row in rows]), None, unseen=True)
     return Choice(rows, at) if rows else None
 
 
@@ -192,6 +199,22 @@ def _equal_tokens(rows: Sequence[Row]) -> int | None:
     at: int | None = st.session_state[_AT] if equal else None
     _to_address("at", str(at) if at else "")
     return at
+
+
+def _leave_out(rows: Sequence[Row]) -> bool:
+    """Whether questions that stand in training text are to be left out; asked where there are any."""
+    found = {task: max(row.get(f"{task}_contaminated", 0) for row in rows) for task in tasks(rows)}
+    known = [f"{most} of {task.replace('_', ' ')}" for task, most in found.items() if most]
+    if _UNSEEN not in st.session_state:
+        st.session_state[_UNSEEN] = "unseen" in st.query_params
+    chosen = bool(known) and st.toggle(
+        "Leave out questions that these runs have read",
+        key=_UNSEEN,
+        help=f"They were found in the training text of a run: {plain(', '.join(known))} at most. What one run read is "
+        "left out for all, so that they stay comparable.",
+    )
+    _to_address("unseen", "1" if chosen else "")
+    return chosen
 
 
 def _say_refused(refused: Sequence[Refused], titles: dict[str, str]) -> None:

@@ -203,7 +203,8 @@ def _downloads(runs: Sequence[Run], choice: Choice) -> None:
             help="Every run with its curve, and every arm over its seeds, for programs.",
         )  # fmt: skip
         st.download_button(
-            "Page as HTML", lambda: comparison.as_html(state.workspace(), runs, choice.domain_tokens),
+            "Page as HTML",
+            lambda: comparison.as_html(state.workspace(), runs, choice.domain_tokens, choice.unseen),
             "comparison.html", "text/html", key="compare_html", icon=":material/download:", on_click="ignore",
             help="One file with charts and tables that needs neither the studio nor a network.",
         )  # fmt: skip

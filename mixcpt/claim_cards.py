@@ -62,6 +62,7 @@ def compare_command(pairs: Sequence[Pair], domain_tokens: int | None = None) -> 
         return ""
     ids = dict.fromkeys(id for arm in (pairs[0][1], *(one for one, _ in pairs)) for id in arm["runs"])
     point = ["--domain-tokens", str(domain_tokens)] if domain_tokens else []
+    point += ["--unseen"] if any("left_out" in arm for pair in pairs for arm in pair) else []
     return shlex.join(["mixcpt", "compare", *ids, "--claims", "--against", title_of(pairs[0][1]), *point])
 
 

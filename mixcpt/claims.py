@@ -324,7 +324,8 @@ def _claim(one: Row, other: Row, measure: Measure, workspace: Workspace | None) 
 def _over_items(workspace: Workspace, one: Row, other: Row, measure: Measure, seed: int) -> Paired | None:
     """The difference of the two runs of this seed over the items that both were given."""
     mine, its = (Run(workspace.runs / arm["runs"][arm["seeds"].index(seed)]) for arm in (one, other))
-    return paired(mine, its, measure.key, (one.get("strength", 1.0), other.get("strength", 1.0)))
+    left_out = one.get("left_out", {}).get(measure.key.removesuffix("_accuracy"), ())
+    return paired(mine, its, measure.key, (one.get("strength", 1.0), other.get("strength", 1.0)), left_out)
 
 
 def _corrected(claim: Claim, correction: tuple[float, int] | None) -> Claim:

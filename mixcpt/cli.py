@@ -163,6 +163,7 @@ def _add_findings(commands: Any) -> None:
     command = _command(commands, "compare", cli_show.compare, "domain and general scores side by side", json=True)
     command.add_argument("runs", nargs="+", metavar="RUN", help="runs, or names of experiments")
     command.add_argument("--domain-tokens", type=int, help="read every curve where it had seen so many domain tokens")
+    command.add_argument("--unseen", action="store_true", help="leave out questions that stand in what any run read")
     form = command.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="every column, as CSV")
     form.add_argument("--html", type=Path, metavar="OUT.html", help="write a page with charts that stands alone")

@@ -172,12 +172,12 @@ def compare(workspace: Workspace, options: argparse.Namespace) -> None:
     if options.html:
         from mixcpt.comparison import as_html
 
-        return _write(options.html, as_html(workspace, chosen, options.domain_tokens))
+        return _write(options.html, as_html(workspace, chosen, options.domain_tokens, options.unseen))
     if options.diff:
         return _print_diff(settings_diff.config_diff(chosen), options.json)
     if options.claims:
         return _print_claims(workspace, chosen, options)
-    rows = tables.compare(chosen, options.domain_tokens)
+    rows = _rows(chosen, options)
     if options.json:
         return print_json({"runs": rows, "arms": tables.summarise(rows)})
     if options.csv:
@@ -188,12 +188,20 @@ def compare(workspace: Workspace, options: argparse.Namespace) -> None:
         say("± is the 95 % interval of the mean over seeds")
 
 
+def _rows(chosen: Sequence[Run], options: argparse.Namespace) -> list[dict[str, Any]]:
+    from mixcpt.compare import compare
+    from mixcpt.unseen import unseen
+
+    rows = compare(chosen, options.domain_tokens)
+    return unseen(rows, chosen) if options.unseen else rows
+
+
 def _print_claims(workspace: Workspace, chosen: Sequence[Run], options: argparse.Namespace) -> None:
     from mixcpt.claim_cards import as_facts, as_markdown, cards
     from mixcpt.claims import pairs_against
-    from mixcpt.compare import compare, summarise, titled
+    from mixcpt.compare import summarise, titled
 
-    arms = summarise(titled(compare(chosen, options.domain_tokens)))
+    arms = summarise(titled(_rows(chosen, options)))
     if len(arms) < 2:
         raise BadInput("A claim is about two arms, but these runs are one: name runs of another arm too.")
     found = cards(workspace, pairs_against(arms, options.against), options.domain_tokens)

@@ -249,11 +249,14 @@ def _cell(row: Row, key: str, form: str) -> str:
 _FORMULA = ("=", "+", "-", "@")
 
 
+_NO_CELL = ("curve", "left_out")
+
+
 def as_csv(rows: Sequence[Row]) -> str:
-    """The tidy table as CSV, every column that any row has but the curves. Text that a spreadsheet would take for a
-    formula has an apostrophe before it, as spreadsheets themselves write it, and stands on one line; numbers stay as
-    they are."""
-    names = [column for column in dict.fromkeys(key for row in rows for key in row) if column != "curve"]
+    """The tidy table as CSV, every column that any row has but the curves, and which questions were left out. Text that
+    a spreadsheet would take for a formula has an apostrophe before it, as spreadsheets themselves write it, and stands
+    on one line; numbers stay as they are."""
+    names = [column for column in dict.fromkeys(key for row in rows for key in row) if column not in _NO_CELL]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()

@@ -147,7 +147,7 @@ def _row(run: Run, domain_tokens: int | None) -> Row:
     if "prompt_kl" in reached:
         row["prompt_kl"] = reached["prompt_kl"]
     if domain_tokens is None:
-        row |= _scores(run) | _formats(run)
+        row |= scores(run.results().get("evaluation", {})) | _formats(run)
     return row
 
 
@@ -212,10 +212,11 @@ def _nearest(run: Run, curve: Sequence[Row], domain_tokens: int, share: float) -
     return point
 
 
-def _scores(run: Run) -> Row:
+def scores(evaluation: Row) -> Row:
+    """The figures of every question set in the section `evaluation` of a run's results."""
     row: Row = {}
-    asked = run.results().get("evaluation", {}).get("asked", {})
-    for task, base, final, gain in _each(run.results().get("evaluation", {})):
+    asked = evaluation.get("asked", {})
+    for task, base, final, gain in _each(evaluation):
         sign = -1 if task in GENERAL_TASKS else 1
         interval = sorted(sign * bound for bound in gain["interval"])
         row |= {
@@ -229,7 +230,7 @@ def _scores(run: Run) -> Row:
             f"{task}_how": how_asked(asked.get(task.removesuffix("_exact"), asked.get(task, {}))),
             f"{task}_{'forgetting' if sign < 0 else 'gain'}": sign * gain["difference"],
             f"{task}_{'forgetting' if sign < 0 else 'gain'}_interval": interval,
-        } | _uncontaminated(task, run.results()["evaluation"].get("contamination", {}).get(task, {}))
+        } | _uncontaminated(task, evaluation.get("contamination", {}).get(task, {}))
     return row
 
 
@@ -277,7 +278,7 @@ def _uncontaminated(task: str, seen: dict[str, Any]) -> Row:
     are meant to stand there have no such figures."""
     if "items" not in seen or seen["by_construction"]:
         return {}
-    row: Row = {f"{task}_contaminated": len(seen["items"])}
+    row: Row = {f"{task}{_FOUND}": len(seen["items"])}
     if seen["without"]:
         final, gain = seen["without"]["final"], seen["without"]["gain"]
         row |= {
@@ -302,13 +303,14 @@ def _each(evaluation: dict[str, Any]) -> Iterator[tuple[str, Row, Row, Row]]:
 _PER_SEED = {"run", "seed", "parent", "curve"}
 DIFFERENTLY = "differently"
 """What stands for how an arm was asked whose runs were not all asked alike."""
-_HOW = "_how"
+_HOW, _FOUND = "_how", "_contaminated"
 _COUNTS = {"tokens", "tokens_before", "domain_tokens", "samples", "learned_tokens"}
 
 
 def summarise(rows: Sequence[Row]) -> list[Row]:
     """Rows that differ only by seed as one: means, `NAME_seeds` = the values by seed where every run has one, `NAME_ci`
-    = 95 % interval of the mean over seeds (Student's t), of shares never less than their rounding leaves open.
+    = 95 % interval of the mean over seeds (Student's t), of shares never less than their rounding leaves open. Of the
+    questions that were found in what a run read it has the most of any seed.
 
     Where only some of the runs have a figure, its mean is over those, and `NAME_runs` says how many they are.
     An arm with one seed keeps its figures and has no interval over seeds. Of several runs that share even the seed the
@@ -336,6 +338,8 @@ def _summary(group: list[Row]) -> Row:
                 summary[f"{key}_ci"] = interval
         elif key in _COUNTS:
             summary[key] = round(float(np.mean(values)))
+        elif key.endswith(_FOUND):
+            summary[key] = max(values)
         elif key.endswith(_HOW):
             known = [*dict.fromkeys(filter(None, values))]
             summary[key] = DIFFERENTLY if len(known) > 1 else next(iter(known), "")

@@ -17,6 +17,7 @@ from mixcpt.plotting import Code, Heading, Part, Table
 from mixcpt.runs import Run, Runs
 from mixcpt.settings_diff import SAME_SETTINGS, settings_table
 from mixcpt.stamps import Kept
+from mixcpt.unseen import unseen
 from mixcpt.workspace import Workspace, now
 
 
@@ -57,15 +58,18 @@ def _row_of(run: Run, domain_tokens: int | None) -> Row:
     return _ROWS.get((run.folder, domain_tokens), [str(run.folder / name) for name in _FILES], read)
 
 
-def as_html(workspace: Workspace, runs: Sequence[Run], domain_tokens: int | None = None) -> str:
+def as_html(
+    workspace: Workspace, runs: Sequence[Run], domain_tokens: int | None = None, leave_out: bool = False
+) -> str:
     """A page that stands alone and needs no network: what was found, charts, tables, how to read them, fingerprints of
-    the data, and the command that gives the figures again.
+    the data, and the command that gives the figures again. `leave_out`: without questions that any of the runs read.
 
     Raises:
         BadInput: a run has no measures yet, or none near so many tokens of the field. Damaged: a file of a run is not
             what it should be.
     """
     rows = with_curves(runs, domain_tokens)
+    rows = unseen(rows, runs) if leave_out else rows
     arms = summarise(rows)
     point = f", each where it had read about {domain_tokens:,} tokens of the field" if domain_tokens else ""
     runs_word = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
@@ -89,10 +93,8 @@ def as_html(workspace: Workspace, runs: Sequence[Run], domain_tokens: int | None
     parts += [Heading("In which settings they differ"), settings if settings.rows else SAME_SETTINGS]
     parts += [Heading("Which runs and data"), _origins(runs, rows)]
     again = f"mixcpt compare {' '.join(run.id for run in runs)}"
-    parts += [
-        Heading("The same figures again"),
-        Code(again + (f" --domain-tokens {domain_tokens}" if domain_tokens else "")),
-    ]
+    again += (f" --domain-tokens {domain_tokens}" if domain_tokens else "") + (" --unseen" if leave_out else "")
+    parts += [Heading("The same figures again"), Code(again)]
     return charts.as_html(parts, "Runs compared")
 
 

@@ -95,12 +95,12 @@ def _counted(rows: Sequence[Answered], overlaps: Sequence[Overlap | None]) -> di
     return {
         "items": here,
         "sources": dict(Counter(overlap.source for overlap in overlaps if overlap)),
-        "without": _scores(others) if here and others else None,
-        "only": _scores([rows[number] for number in here]) if here and others else None,
+        "without": scores_on(others) if here and others else None,
+        "only": scores_on([rows[number] for number in here]) if here and others else None,
     }
 
 
-def _scores(rows: Sequence[Answered]) -> dict[str, Any]:
+def scores_on(rows: Sequence[Answered]) -> dict[str, Any]:
     """Shares right of base and run with their intervals, and the gain with its own, on some of the questions."""
     subjects = [row.about or str(number) for number, row in enumerate(rows)]
     base, final = [row.base_right for row in rows], [row.final_right for row in rows]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mixcpt.claims import LEVEL, NOISE, asked_differently, by_seed
-from mixcpt.compare import Row
+from mixcpt.compare import Row, tasks
 from mixcpt.figures import signed
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.statistics import seed_difference
@@ -152,8 +152,24 @@ def cautions(arms: Sequence[Row]) -> list[str]:
             f"They were not all asked {' and '.join(different)} alike (the same items in the same precision), so these "
             "are not compared: ask the runs again (page Runs, tab Questions, or `mixcpt evaluate`)."
         )
+    found += _seen(arms)
     found.append(f"Differences of up to {NOISE} bits per byte are called nothing.")
     return found
+
+
+def _seen(arms: Sequence[Row]) -> list[str]:
+    """That questions stand in what the runs read, or were left out for that."""
+    told = []
+    for task in tasks(arms):
+        name = task.replace("_", " ")
+        if most := max((arm.get(f"{task}_contaminated", 0) for arm in arms), default=0):
+            told.append(
+                f"Up to {most} of the {name} questions stand in what a run read: the switch on the page Compare, or "
+                "`mixcpt compare --unseen`, leaves them out."
+            )
+        if out := {place for arm in arms for place in arm.get("left_out", {}).get(task, ())}:
+            told.append(f"{len(out)} of the {name} questions are left out, for they stand in what a run read.")
+    return told
 
 
 def _same_base(arms: Sequence[Row]) -> bool:

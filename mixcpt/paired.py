@@ -52,13 +52,16 @@ class Paired:
 _FOUND: Kept[Paired | None] = Kept()
 
 
-def paired(one: Run, other: Run, key: str, strengths: tuple[float, float] = (1.0, 1.0)) -> Paired | None:
+def paired(
+    one: Run, other: Run, key: str, strengths: tuple[float, float] = (1.0, 1.0), left_out: Sequence[int] = ()
+) -> Paired | None:
     """`one` minus `other`; None where they were not given the same items alike, or nothing of it was kept.
 
     Args:
         key: of a row of `compare.compare`: `domain_gain`, `forgetting`, `prompt_kl`, `TASK_accuracy`, or
             `format_TEMPLATE_well_formed`.
         strengths: of the two adapters; questions are asked at 1.
+        left_out: places of questions that do not count (`mixcpt.unseen`).
 
     Raises:
         Damaged: a file is not what it should be.
@@ -68,17 +71,17 @@ def paired(one: Run, other: Run, key: str, strengths: tuple[float, float] = (1.0
         for run in (one, other)
         for path in (folder_of(run), run.folder / "answers", run.folder / "results.json")
     ]
-    pair = str(one.folder), str(other.folder), key, strengths
-    return _FOUND.get(pair, files, lambda: _paired(one, other, key, strengths))
+    pair = str(one.folder), str(other.folder), key, strengths, tuple(left_out)
+    return _FOUND.get(pair, files, lambda: _paired(one, other, key, strengths, left_out))
 
 
-def _paired(one: Run, other: Run, key: str, strengths: tuple[float, float]) -> Paired | None:
+def _paired(one: Run, other: Run, key: str, strengths: tuple[float, float], left_out: Sequence[int]) -> Paired | None:
     if key == _KL or key in _PARTS:
         return _on_documents(_texts(one, key, strengths[0]), _texts(other, key, strengths[1]), key)
     if strengths != (1.0, 1.0):
         return None
     if key.endswith(_ACCURACY):
-        return _on_questions(one, other, key.removesuffix(_ACCURACY))
+        return _on_questions(one, other, key.removesuffix(_ACCURACY), left_out)
     template = next((name for name in section(one).get("format", {}) if key == format_key(name, "well_formed")), None)
     return _on_answers(one, other, template) if template else None
 
@@ -102,19 +105,21 @@ def _on_documents(mine: Sequence[Taken], its: Sequence[Taken], key: str) -> Pair
     return Paired(sign * found.difference, (low, high), found.documents, "prompts" if key == _KL else "documents")
 
 
-def _on_questions(one: Run, other: Run, name: str) -> Paired | None:
+def _on_questions(one: Run, other: Run, name: str, left_out: Sequence[int]) -> Paired | None:
     mine, its = section(one), section(other)
     exact = name not in mine.get("final", {})  # of an open set, where only an accepted answer may be written
     task = name.removesuffix(_EXACT) if exact else name
-    before, after = same_score(mine, its, task), mine.get("final", {}).get(task)
-    if not before or not after:
+    old, new = same_score(mine, its, task), mine.get("final", {}).get(task)
+    if not old or not new:
         return None
-    scores = (before.get("exact", {}), after.get("exact", {})) if exact else (before, after)
+    scores = (old.get("exact", {}), new.get("exact", {})) if exact else (old, new)
     first, second = (score.get("correct", []) for score in scores)
     about = [answered.about or str(number) for number, answered in enumerate(answers.read(one, task))]
     if len(set(about)) < 2 or not len(first) == len(second) == len(about):
         return None
-    return _difference(second, first, "questions", about)
+    places = [place for place in range(len(about)) if place not in left_out]
+    before, after = ([right[place] for place in places] for right in (first, second))
+    return _difference(after, before, "questions", [about[place] for place in places])
 
 
 def _on_answers(one: Run, other: Run, template: str) -> Paired | None:

@@ -36,8 +36,9 @@ def moved_run(run: Run, kl: float, finished: str = "", **how: Any) -> None:
 
 def _keep(run: Run, text: str, measure: str, base: float, figure: float, finished: str, how: dict[str, Any]) -> None:
     folder_of(run).mkdir(exist_ok=True)
+    name = text.replace("/", "-") if measure == "bits" else measure
     write_json(
-        folder_of(run) / f"{measure}-{text.replace('/', '-')}.json",
+        folder_of(run) / f"{name}.json",
         {
             "text": text,
             "measure": measure,

@@ -202,7 +202,7 @@ def test_compare_as_json_csv_and_text(there: list[Run], cli: Cli) -> None:
     assert [row["run"] for row in found["runs"]] == [run.id for run in there], "tuning is no result"
     rows = [{key.replace("asked", "TASK"): value for key, value in row.items()} for row in found["runs"]]
     of_general = {"general_forgetting", "general_forgetting_interval"}
-    where_some_are_found = {"TASK_uncontaminated", "TASK_uncontaminated_difference"}
+    where_some_are_found = {"TASK_uncontaminated", "TASK_uncontaminated_difference", "left_out"}
     of_form = {key for key in documented("mixcpt compare", 1) if key.startswith("format_")}
     check_keys("mixcpt compare", rows, table=1, missing=of_general | where_some_are_found | of_form)
     (arm,) = found["arms"]

@@ -33,7 +33,7 @@ LIGHT = [
     *("measured", "cli_measure", "front", "strengths", "strength_chart"),
     *("token_kinds", "token_losses", "changes", "changes_chart", "multiples_chart", "cli_changes"),
     *("exchanges", "wire", "prompts", "service", "serve", "client", "cli_talk"),
-    *("sentences", "cloze", "overlap", "probes", "probe_sets", "probed", "contamination", "cli_probes"),
+    *("sentences", "cloze", "overlap", "probes", "probe_sets", "probed", "contamination", "unseen", "cli_probes"),
     *("shards", "teachercache", "teacherstore", "coverage", "cli_cache", "cli_run"),
 ]
 HEAVY = ["torch", "transformers", "peft", "lm_eval", "datasets", "streamlit"]
