@@ -121,7 +121,7 @@ def _matrix(run: Run, found: Matrix) -> None:
         "Bits per byte of held-out text, and below it the difference to the base: lower is better. Last, how far "
         "answers to general prompts moved from the base's (KL, nats per token). Bold: the stage that had this corpus "
         "for its field. Point at a cell for its interval over documents. Questions that every stage was asked stand "
-        "side by side under Evaluation."
+        "side by side under Questions."
     )
     said = matrix.sentences(found)
     if said:

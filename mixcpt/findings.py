@@ -168,7 +168,8 @@ def _seen(arms: Sequence[Row]) -> list[str]:
                 "`mixcpt compare --unseen`, leaves them out."
             )
         if out := {place for arm in arms for place in arm.get("left_out", {}).get(task, ())}:
-            told.append(f"{len(out)} of the {name} questions are left out, for they stand in what a run read.")
+            words = "is left out, for it stands" if len(out) == 1 else "are left out, for they stand"
+            told.append(f"{len(out)} of the {name} questions {words} in what a run read.")
     return told
 
 

@@ -141,8 +141,8 @@ def test_the_switch_of_the_page_appears_where_something_was_found(studio: Worksp
     app = open_page("compare", runs=address)
     assert "Up to 1 of the mine questions" in texts(app).replace("\\", "")
     app.toggle(key="compare_unseen").set_value(True).run()
-    assert not app.exception and "1 of the mine questions are left out" in texts(app).replace("\\", "")
+    assert not app.exception and "1 of the mine questions is left out" in texts(app).replace("\\", "")
     assert app.query_params["unseen"] == "1"
     again = open_page("compare", runs=address, unseen="1")
     assert again.toggle(key="compare_unseen").value is True
-    assert "1 of the mine questions are left out" in texts(again).replace("\\", "")
+    assert "1 of the mine questions is left out" in texts(again).replace("\\", "")
