@@ -1,5 +1,6 @@
 """Which samples a run of stage two learns from, and under which chat template: a part of the Align page's form."""
 
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -9,7 +10,7 @@ from app.drafting import change, typed
 from app.words import plain, printable
 from mixcpt.builtin import KINDS
 from mixcpt.corpus import list_corpora
-from mixcpt.drafts import AlignDraft
+from mixcpt.drafts import AlignDraft, AnyDraft
 from mixcpt.palette import KIND_WORDS
 from mixcpt.presets import OPTIONS
 from mixcpt.runs import Run
@@ -136,11 +137,15 @@ def _source(draft: AlignDraft) -> None:
 def _strategy(draft: AlignDraft, parent: Run | None) -> None:
     rule = draft.stage.samples.rule
 
-    def choose(chosen: str) -> None:
-        known = _scores(draft, parent)
-        score = rule.score if rule.score in known else default_score(known)
-        wanted = {"samples.rule.score": score} if chosen in _BY_SCORE else {"samples.rule.threshold": None}
-        change(draft.id, {"samples.rule.strategy": chosen} | wanted)
+    def chosen(strategy: str, now: AnyDraft) -> dict[str, Any]:
+        assert isinstance(now, AlignDraft)
+        known, score = _scores(now, parent), now.stage.samples.rule.score
+        by_score = {"samples.rule.score": score if score in known else default_score(known)}
+        rest: dict[str, Any] = by_score if strategy in _BY_SCORE else {"samples.rule.threshold": None}
+        return {"samples.rule.strategy": strategy} | rest
+
+    def choose(strategy: str) -> None:
+        change(draft.id, partial(chosen, strategy))
 
     words = OPTIONS["samples.rule.strategy"]
     st.selectbox(

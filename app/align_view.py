@@ -104,17 +104,23 @@ def _stage(draft: AlignDraft) -> None:
         "Stage",
         list(_STAGES),
         format_func=lambda kind: _STAGES[kind][0],
-        **forms.bound(f"{KEY}_stage", draft.stage.stage, lambda kind: _rebase(draft.id, kind, draft.parent)),
+        **forms.bound(f"{KEY}_stage", draft.stage.stage, lambda kind: _rebase(draft.id, kind=kind)),
         required=True,
         help="Stage two of the Mix-CPT paper: format alignment. SFT first, then DPO on its result.",
     )
     st.caption(_STAGES[draft.stage.stage][1])
 
 
-def _rebase(draft_id: str, kind: Kind, parent_id: str | None) -> None:
+def _rebase(draft_id: str, kind: Kind | None = None, parent: str | None = None) -> None:
+    """To another stage, or to another run (`parents.BASE`: to the base)."""
+
+    def based(draft: AlignDraft) -> AlignDraft:
+        id = draft.parent if parent is None else parent
+        run = Runs(state.workspace()).get(id) if id else None
+        return rebased(state.workspace(), draft, kind or draft.stage.stage, run)
+
     try:
-        parent = Runs(state.workspace()).get(parent_id) if parent_id else None
-        drafting.replace(draft_id, lambda draft: rebased(state.workspace(), draft, kind, parent))
+        drafting.replace(draft_id, based)
     except MixcptError as problem:  # a callback's error would not reach the page's own handling
         st.toast(plain(problem), icon=":material/error:")
 
@@ -129,7 +135,7 @@ def _parent(draft: AlignDraft, parent: Run | None) -> None:
         labels[parent.id] = printable(parent.title)
 
     def choose(id: str) -> None:
-        _rebase(draft.id, draft.stage.stage, id or None)
+        _rebase(draft.id, parent=id)
 
     st.selectbox(
         "Run that it continues",

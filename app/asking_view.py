@@ -153,13 +153,13 @@ def _entry(text: str) -> str:
 
 def _chosen() -> dict[str, Any]:
     """What stands in the form, as fields of an EvaluationConfig."""
-    prompts = st.session_state.get("asked_prompts") or 0
+    prompts = state.peek("asked_prompts") or 0
     chosen = {
-        "tasks": list(map(_entry, st.session_state.get("asked_tasks", []))),
-        "items": st.session_state.get("asked_items"),
+        "tasks": list(map(_entry, state.peek("asked_tasks") or [])),
+        "items": state.peek("asked_items"),
         "format_items": prompts,
     }
-    return chosen | ({"format_templates": list(st.session_state.get("asked_templates", []))} if prompts else {})
+    return chosen | ({"format_templates": list(state.peek("asked_templates") or [])} if prompts else {})
 
 
 def _command(runs: Sequence[Run]) -> str:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from app import show, state
+from app import forms, show, state
 from app.words import plain, printable
 from mixcpt.compare import Row, tasks
 from mixcpt.comparison import Refused, rows_of
 from mixcpt.overview import RunSummary, overview
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.runs import Run
-from mixcpt.unseen import unseen
+from mixcpt.unseen import seen, unseen
 
 LAUNCH = "../pages/launch.py"
 MOST = 300
@@ -60,8 +60,10 @@ def choose() -> Choice | None:
         rows, without_point = rows_of(state.workspace(), [row["run"] for row in ends], at)
         refused += without_point
     _say_refused(refused, {run.id: run.title for run in runs})
-    if at is None and rows and _leave_out(rows):
-        return Choice(unseen(rows, [Run(state.workspace().runs / row["run"]) for row in rows]), None, unseen=True)
+    if at is None and any(row.get(f"{task}_contaminated") for row in rows for task in tasks([row])):
+        compared = [Run(state.workspace().runs / row["run"]) for row in rows]
+        if _leave_out(compared):
+            return Choice(unseen(rows, compared), None, unseen=True)
     return Choice(rows, at) if rows else None
 
 
@@ -96,10 +98,9 @@ def _pickers(runs: Sequence[RunSummary]) -> None:
         "All finished runs of an experiment",
         list(by_experiment),
         index=None,
-        key=_EXPERIMENT,
+        **forms.bound(_EXPERIMENT, None, _take_experiment),
         placeholder="Choose an experiment",
         format_func=lambda name: f"{printable(name)} ({by_experiment[name]})",
-        on_change=_take_experiment,
         help=f"Takes its finished runs instead of those chosen now, the newest {MOST} at most. Short tries of a tuning "
         "are left out, for they were measured on other documents.",
     )
@@ -141,10 +142,9 @@ _APART: tuple[Callable[[RunSummary], str], ...] = (
 )
 
 
-def _take_experiment() -> None:
-    if name := st.session_state[_EXPERIMENT]:
+def _take_experiment(name: str | None) -> None:
+    if name:
         _take(name)
-        st.session_state[_EXPERIMENT] = None
 
 
 def _take(experiment: str) -> None:
@@ -201,17 +201,16 @@ def _equal_tokens(rows: Sequence[Row]) -> int | None:
     return at
 
 
-def _leave_out(rows: Sequence[Row]) -> bool:
-    """Whether questions that stand in training text are to be left out; asked where there are any."""
-    found = {task: max(row.get(f"{task}_contaminated", 0) for row in rows) for task in tasks(rows)}
-    known = [f"{most} of {task.replace('_', ' ')}" for task, most in found.items() if most]
+def _leave_out(runs: Sequence[Run]) -> bool:
+    """Whether the questions that stand in training text are to be left out."""
+    known = ", ".join(f"{len(places)} of {task.replace('_', ' ')}" for (task, _), places in seen(runs).items())
     if _UNSEEN not in st.session_state:
         st.session_state[_UNSEEN] = "unseen" in st.query_params
-    chosen = bool(known) and st.toggle(
+    chosen = st.toggle(
         "Leave out questions that these runs have read",
         key=_UNSEEN,
-        help=f"They were found in the training text of a run: {plain(', '.join(known))} at most. What one run read is "
-        "left out for all, so that they stay comparable.",
+        help=f"Questions that were found in the training text of a run: {plain(known)}. What one run read is left out "
+        "for all that were asked the same, so that they stay comparable.",
     )
     _to_address("unseen", "1" if chosen else "")
     return chosen

@@ -38,7 +38,7 @@ def comparison_of(choice: Choice) -> None:
     _multiples(rows, arms)
     differences(arms, key="compare_table")
     diagnosis_view.of_arms(arms)
-    _questions(arms, rows, runs, choice.domain_tokens)
+    _questions(arms, rows, runs, choice)
     _settings(runs, rows)
     _downloads(runs, choice)
 
@@ -158,19 +158,23 @@ def _number(label: str, column: columns.Column) -> Any:
     return st.column_config.NumberColumn(label, format=_FORMATS[column.form], help=plain(column.help))
 
 
-def _questions(arms: Sequence[Row], rows: Sequence[Row], runs: Sequence[Run], domain_tokens: int | None) -> None:
+_QUESTIONS = "Questions answered right"
+
+
+def _questions(arms: Sequence[Row], rows: Sequence[Row], runs: Sequence[Run], choice: Choice) -> None:
     with st.container(border=True):
         if asked := tasks(arms):
-            heading(
-                "Questions answered right", "questions", rows,
-                "With 95 % intervals; what overlaps is hardly told apart.",
-            )  # fmt: skip
+            help = "With 95 % intervals; what overlaps is hardly told apart."
+            if choice.unseen:  # a notebook draws the chart anew, of all questions
+                st.subheader(_QUESTIONS, anchor=False, help=help)
+            else:
+                heading(_QUESTIONS, "questions", rows, help)
             scores = tuple(row.get(f"{task}_{key}") for row in rows for task in asked for key in _SCORED)
             show.chart(_figure("questions", (*_what(rows), scores), arms), key="compare_questions")
         else:
-            st.subheader("Questions answered right", anchor=False)
+            st.subheader(_QUESTIONS, anchor=False)
             at_end = "They are asked at the end of training, so not at equal tokens of the field."
-            st.caption(at_end if domain_tokens else "None of these runs was asked any questions yet.")
+            st.caption(at_end if choice.domain_tokens else "None of these runs was asked any questions yet.")
         asking_view.asking(runs)
 
 

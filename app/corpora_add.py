@@ -74,7 +74,7 @@ def _filled_in() -> dict[str, Any]:
 
 def _number() -> int:
     """Which form this is: the first, or the next after each corpus that was added."""
-    return int(st.session_state.setdefault(_FORM, 0))
+    return int(state.peek(_FORM) or 0)
 
 
 def _files_key() -> str:
@@ -189,32 +189,32 @@ def _more(way: str) -> None:
 
 def _suggest() -> None:
     """Name the corpus after what was chosen, unless somebody named it."""
-    typed = st.session_state.get("corpora_name", "")
-    if typed and typed != st.session_state.get(_AUTO):
+    typed = state.peek("corpora_name") or ""
+    if typed and typed != state.peek(_AUTO):
         return
-    way = st.session_state.get("corpora_way")
-    files = st.session_state.get(_files_key()) or []
+    way = state.peek("corpora_way")
+    files = state.peek(_files_key()) or []
     title = {UPLOAD: files[0].name if files else "", FOLDER: _field("path"), HUB: _field("hub")}[way or UPLOAD]
     name = shelf.suggest_name(title, corpus_names(state.workspace()))
     st.session_state["corpora_name"] = st.session_state[_AUTO] = name
 
 
 def _field(name: str) -> str:
-    return str(st.session_state.get(f"corpora_{name}") or "").strip()
+    return str(state.peek(f"corpora_{name}") or "").strip()
 
 
 def _submit(number: int) -> None:
     """Runs before the page is drawn. The second of two clicks finds a new form and does nothing."""
     if number != _number():
         return
-    st.session_state[_ERROR] = None
     try:
-        job = _queue(st.session_state.get("corpora_way") or UPLOAD)
+        job = _queue(state.peek("corpora_way") or UPLOAD)
     except MixcptError as problem:
         st.session_state[_ERROR] = problem, _filled_in()
         return
-    st.toast(f"{plain(job.label)} is being made", icon=":material/library_add:")
+    st.session_state[_ERROR] = None
     st.session_state[_FORM] = number + 1
+    st.toast(f"{plain(job.label)} is being made", icon=":material/library_add:")
     for field, blank in _BLANK.items():
         st.session_state[f"corpora_{field}"] = blank
     st.session_state.pop("corpora_replace", None)
@@ -222,10 +222,10 @@ def _submit(number: int) -> None:
 
 def _queue(way: str) -> Job:
     workspace, model = state.workspace(), _field("model") or DEFAULT_MODEL
-    replace = bool(st.session_state.get("corpora_replace")) and _field("name") in corpus_names(workspace)
+    replace = bool(state.peek("corpora_replace")) and _field("name") in corpus_names(workspace)
     options = _options()
     if way == UPLOAD:
-        files = st.session_state.get(_files_key()) or []
+        files = state.peek(_files_key()) or []
         if not files:
             raise BadInput("No file is chosen: drag files into the box, or look for them with its button.")
         _check_named()
@@ -253,7 +253,7 @@ def _options() -> dict[str, Any]:
         "name": _field("name"),
         "kind": None if _field("kind") in ("", "guess") else _field("kind"),
         "text_column": _field("text_column") or None,
-        "limit": st.session_state.get("corpora_limit"),
+        "limit": state.peek("corpora_limit"),
         "where": shelf.parse_where(_field("where")),
     }
 

@@ -30,11 +30,13 @@ _FILES = {"model.name", "evaluation.tasks"}
 
 @dataclass
 class Typed:
-    """What stands in the form but not in the draft, and why it does not fit."""
+    """What stands in the form but not in the draft, and why it does not fit. other: where a model that is not built in
+    is to come from, before it is named."""
 
     draft: str
     changes: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
+    other: str = "folder"
 
 
 def current(kind: type[D], begin: Callable[[], D]) -> D:
@@ -43,7 +45,10 @@ def current(kind: type[D], begin: Callable[[], D]) -> D:
 
     After a click on Launch it leaves for the run's page instead.
     """
-    if run := st.session_state.pop(_LAUNCHED, None):
+    launched: list[str] = st.session_state.setdefault(_LAUNCHED, [])
+    if launched:  # more than one after a double click, of the same run
+        run = launched[-1]
+        launched.clear()
         st.switch_page(RUNS, query_params={"run": run})
     draft = _found(kind) or begin()
     if draft.launched:
@@ -88,19 +93,25 @@ def change(draft_id: str, changes: dict[str, Any] | Callable[[AnyDraft], dict[st
     they stay typed, with the reason."""
     drafts = Drafts(state.workspace())
     waiting = typed(kept := drafts.get(draft_id))
+    given: dict[str, Any] = {}
 
     def laid(draft: AnyDraft) -> AnyDraft:
-        waiting.changes |= changes(draft) if callable(changes) else changes
-        stage = override(draft.stage, waiting.changes)
-        if _FILES & waiting.changes.keys():
+        given.update(waiting.changes | (changes(draft) if callable(changes) else changes))
+        stage = override(draft.stage, given)
+        if _FILES & given.keys():
             check_files(state.workspace(), stage)
-        waiting.changes, waiting.problem = {}, ""
         return draft.model_copy(update={"stage": stage})
 
     try:
         drafts.change(draft_id, laid)
     except MixcptError as problem:
+        waiting.changes |= given
         waiting.problem = forms.in_words(type(kept.stage), str(problem).removeprefix("In these changes: "))
+    except OSError:
+        waiting.changes |= given
+        raise
+    else:
+        waiting.changes, waiting.problem = {}, ""
 
 
 def change_one(draft_id: str, path: str, value: Any) -> None:
@@ -117,21 +128,24 @@ def replace(draft_id: str, how: Callable[[Any], AnyDraft]) -> AnyDraft:
 
 
 @show.told
-def update(draft_id: str, **parts: Any) -> None:
-    """Replace parts of the draft other than its stage."""
-    Drafts(state.workspace()).change(draft_id, lambda draft: draft.model_copy(update=parts))
+def update(draft_id: str, parts: Callable[[AnyDraft], dict[str, Any]] | None = None, **more: Any) -> None:
+    """Replace parts of the draft other than its stage; `parts` makes them of the draft as it is now."""
+    Drafts(state.workspace()).change(
+        draft_id, lambda draft: draft.model_copy(update=(parts(draft) if parts else {}) | more)
+    )
 
 
 def launch(draft_id: str) -> None:
-    """Answer a click on Launch. Draws nothing: Streamlit may stop a script at whatever it draws when somebody clicks
-    again, and that click comes here too, with the same draft, for which there is only one run."""
+    """Answer a click on Launch. Asks nothing of Streamlit before the run is noted, for it may stop a script there when
+    somebody clicks again; a second click on Launch comes here too, with the same draft, for which there is one run."""
     draft = Drafts(state.workspace()).get(draft_id)
     try:
         run = launch_draft(state.workspace(), named(state.workspace(), draft))
     except MixcptError as problem:
         st.session_state[_PROBLEM] = str(problem)
         return
-    st.session_state[_LAUNCHED] = run.id
+    launched = state.peek(_LAUNCHED)  # from when the page was drawn
+    (st.session_state.setdefault(_LAUNCHED, []) if launched is None else launched).append(run.id)
     if st.session_state.get(_KEYS[type(draft)]) == draft_id:
         use(successor(state.workspace(), draft))
 

@@ -147,7 +147,7 @@ def draw_field(
     def keep(new: Any) -> None:
         on_change(one.path, _unescaped(new) if _has_lines(one) else new or None if is_text else new)
 
-    _WIDGETS[shape](one, options, value, bound(f"{key}_{one.path}", shown, keep))
+    _WIDGETS[shape](one, options, value, bound(f"{key}_{one.path}", shown, keep, optional=one.optional))
 
 
 _NOTHING = object()
@@ -155,42 +155,53 @@ _NOTHING = object()
 
 @dataclass
 class _Shown:
-    """What a widget was last made to show, under which key, and what its callback was told since."""
+    """What a widget was last made to show, under which key, and what entered value was kept since."""
 
     key: str
     value: Any
-    told: Any = _NOTHING
+    kept: Any = _NOTHING
 
 
-def bound(key: str, value: Any, keep: Callable[[Any], None]) -> dict[str, Any]:
+def bound(key: str, value: Any, keep: Callable[[Any], None], *, optional: bool = False) -> dict[str, Any]:
     """Key and callback of a widget that shows `value`, and whose entered values go to `keep`.
 
     With every click the browser sends what all of its widgets hold, not knowing what the server has changed a moment
     ago, and Streamlit takes what differs for entered. Nor is it sure to call back for what was entered: a click that
-    follows at once stops the callback of the one before. Therefore
+    follows at once stops the callback of the one before, at whatever it asks Streamlit for. Therefore
 
-    - a value that changed elsewhere makes a new widget (KEY, KEY~1, KEY~2), so that what is still being sent for the
-      old one undoes nothing;
-    - what the browser holds and no callback was told is given to `keep` here, and the page drawn anew.
+    - a value that became another one than was entered makes a new widget (KEY, KEY~1, KEY~2), so that what is still
+      being sent for the old one undoes nothing;
+    - what the browser holds and was not kept is given to `keep` here, and the page drawn anew. So `keep` may be told
+      a value twice.
+
+    Args:
+        key: another one when what the widget is made of changes (of a slider its bounds), for Streamlit takes that for
+            another widget and starts it at its default.
+        optional: whether the widget can be emptied; else None is never taken for entered.
     """
     known: dict[str, _Shown] = st.session_state.setdefault("forms_shown", {})
     one = known.setdefault(key, _Shown(key, value))
     held = st.session_state.get(one.key, _NOTHING)
 
     def told(entered: Any) -> None:
-        one.told = entered
-        keep(entered)
+        try:
+            keep(entered)
+        except Exception:  # it was answered with an error, unlike one that Streamlit stopped
+            one.kept = entered
+            raise
+        one.kept = entered
 
-    if held is _NOTHING or (held == one.told and held != value):
+    if held is _NOTHING:
         st.session_state[one.key] = value
-    elif held not in (value, one.value, None) and one.value == value:
-        told(held)
-        st.rerun()
     elif held != value:
+        was_entered = one.value == value and held != one.kept and (held is not None or optional)
+        if was_entered:
+            told(held)
+            st.rerun()
         number = int(one.key.removeprefix(key).removeprefix("~") or 0)
         one.key = f"{key}~{number + 1}"
         st.session_state[one.key] = value
-    one.value, one.told, now = value, _NOTHING, one.key
+    one.value, one.kept, now = value, _NOTHING, one.key
 
     def changed() -> None:
         entered = state.peek(now)

@@ -21,6 +21,11 @@ _HELP = (
     "corpus since the stage after which it was read best. Lopez-Paz and Ranzato 2017, Chaudhry et al. 2018, in bits "
     "per byte of held-out text."
 )
+_CELLS = (
+    "Bits per byte of held-out text, and below it the difference to the base: lower is better. Last, how far answers "
+    "to general prompts moved from the base's (KL, nats per token, coloured on a scale of its own). Bold: the stage "
+    "that had this corpus for its field."
+)
 
 
 def page(run: Run) -> None:
@@ -81,7 +86,7 @@ def _ordering(runs: Sequence[Run], missing: Sequence[str], ends: Sequence[Run]) 
         icon=":material/straighten:",
         disabled=not there,
         on_click=partial(_submit, ends),
-        help="The held-out part of every corpus of the chain, and five kinds of general text."
+        help="The held-out part of every corpus of the chain, five kinds of general text, and general prompts."
         if there
         else "These runs have no adapter here any more, so they cannot be measured.",
     )
@@ -100,9 +105,7 @@ def arms_view(arms: Sequence[ArmMatrix], experiment: str, *, key: str, with_clai
         pin_button(experiment, "matrices", [run for arm in arms for run in arm.runs], key=f"{key}_pin")
     show.chart(charts.matrices_chart(arms), key=f"{key}_chart")
     st.caption(
-        "Bits per byte of held-out text, and below it the difference to the base: lower is better. Last, how far "
-        "answers to general prompts moved from the base's (KL, nats per token). Bold: the stage that had this corpus "
-        "for its field. Point at a cell for all seeds and the 95 % interval of their mean; cells are many, so some "
+        f"{_CELLS} Point at a cell for all seeds and the 95 % interval of their mean; cells are many, so some "
         "intervals leave out zero by chance."
     )
     said = [f"{arm.title}: {sentence}" for arm in arms for sentence in matrices.told(arm)]
@@ -118,10 +121,8 @@ def _matrix(run: Run, found: Matrix) -> None:
         pin_button(run.info.experiment, "matrix", [run.id], key="runs_pin_matrix")
     show.chart(charts.matrix_chart(found), key=f"runs_chart_matrix_{run.id}")
     st.caption(
-        "Bits per byte of held-out text, and below it the difference to the base: lower is better. Last, how far "
-        "answers to general prompts moved from the base's (KL, nats per token). Bold: the stage that had this corpus "
-        "for its field. Point at a cell for its interval over documents. Questions that every stage was asked stand "
-        "side by side under Questions."
+        f"{_CELLS} Point at a cell for its interval over documents. Questions that every stage was asked stand side by "
+        "side under Questions."
     )
     said = matrix.sentences(found)
     if said:

@@ -111,11 +111,10 @@ def _form(run: Run) -> None:
 
 def _order(strengths: Sequence[float] | None) -> Order:
     """What stands in the form; without strengths those of a curve."""
-    kept = st.session_state
     return Order(
-        on=tuple(kept.get(_ON, ())),
-        strengths=tuple(strengths or _STEPS[kept.get(_STRENGTHS) or 5]),
-        tokens=int(kept.get(_TOKENS) or TOKENS),
+        on=tuple(state.peek(_ON) or ()),
+        strengths=tuple(strengths or _STEPS[state.peek(_STRENGTHS) or 5]),
+        tokens=int(state.peek(_TOKENS) or TOKENS),
     )
 
 

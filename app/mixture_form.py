@@ -260,8 +260,9 @@ def _add(draft: Draft, known: dict[str, str], mixed: Sequence[Entry]) -> None:
 
 def _appended(mixed: list[Entry], name: str, kind: str) -> list[Entry]:
     """A corpus of documents that somebody adds is most likely the field. It takes the atlas' place as such, or an equal
-    part of what the field has already."""
-    mixed = _without(mixed, name)
+    part of what the field has already. One that is there already stays as it is."""
+    if _without(mixed, name) != mixed:
+        return mixed
     is_field = kind == "documents" and not name.startswith("builtin/")
     share = 10.0
     if is_field and (atlas := [one for one in mixed if one["source"] == "builtin/atlas" and one["domain"]]):

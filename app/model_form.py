@@ -23,8 +23,8 @@ def model(draft: AnyDraft, *, key: str) -> None:
             change(draft.id, {"model.name": chosen})
         else:
             waiting = typed(draft)
+            waiting.other = chosen
             waiting.changes["model.name"], waiting.problem = "", _NAME_IT[chosen]
-            st.session_state[f"{key}_model_other"] = chosen
 
     words = _BUILTIN | _OTHER
     st.selectbox(
@@ -45,7 +45,7 @@ def _kind(draft: AnyDraft, name: str, key: str) -> str:
     if name in _BUILTIN:
         return name
     if "model.name" in typed(draft).changes:
-        return str(st.session_state.get(f"{key}_model_other", "folder"))
+        return typed(draft).other
     return "folder" if name.startswith("/") else "hub"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import notebook_editor, show, state
+from app import forms, notebook_editor, show, state
 from app.words import ago, moment, plain
 from mixcpt import charts, reports
 from mixcpt.errors import BadFile, MixcptError
@@ -64,13 +64,11 @@ def choose() -> Notebook | None:
     if wanted is not None and wanted not in names:
         st.warning(f"There is no experiment {plain(wanted)}, so this is the newest one.", icon=":material/search_off:")
     name = wanted if wanted in names else names[0]
-    st.session_state["notebook_experiment"] = name
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.selectbox(
             "Experiment",
             names,
-            key="notebook_experiment",
-            on_change=_choose,
+            **forms.bound("notebook_experiment", name, _choose),
             help="Every run belongs to an experiment, and every experiment has its own notebook.",
             width=340,
         )
@@ -80,8 +78,8 @@ def choose() -> Notebook | None:
     return notebook
 
 
-def _choose() -> None:
-    st.query_params.from_dict({_EXPERIMENT: st.session_state["notebook_experiment"]})
+def _choose(name: str) -> None:
+    st.query_params.from_dict({_EXPERIMENT: name})
 
 
 def _caption(experiment: ExperimentSummary) -> None:

@@ -128,17 +128,19 @@ _FIRST_GUESS = Guess(domain_gain=20, forgetting=5)
 
 def _guess(draft: AnyDraft, key: str, part: str, least: int, most: int, question: str, words: Any) -> None:
     assert draft.guess is not None
-    guess, key = draft.guess, f"{key}_{part}"
-    value = round(guess.model_dump()[part])
+    value = round(draft.guess.model_dump()[part])
+
+    def guessed(entered: float, now: AnyDraft) -> dict[str, Any]:
+        return {"guess": (now.guess or _FIRST_GUESS).model_copy(update={part: float(entered)})}
 
     def keep(entered: float) -> None:
-        drafting.update(draft.id, guess=guess.model_copy(update={part: float(entered)}))
+        drafting.update(draft.id, partial(guessed, entered))
 
     st.slider(
         f"{question} (% of the bits per byte)",
         least,
         most,
-        **forms.bound(key, min(max(value, least), most), keep),
+        **forms.bound(f"{key}_{part}", min(max(value, least), most), keep),
         help="Bits per byte: how many bits the model needs for a byte of text that it has not seen; lower is better.",
     )
     st.markdown(words(value))

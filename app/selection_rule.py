@@ -46,7 +46,8 @@ def _strategy(now: Opened) -> None:
 
     def choose(wanted: str) -> None:
         ends = {} if _by_score(wanted) else ending(now.selection, "count" if wanted == "random" else "")
-        change_rule(now.choice, strategy=wanted, score=now.score, **ends)
+        score = {} if now.choice.rule.score else {"score": now.score}
+        change_rule(now.choice, strategy=wanted, **score, **ends)
 
     can = [name for name in _STRATEGIES if now.names or not _by_score(name)]
     st.segmented_control(
@@ -178,7 +179,7 @@ def _slider(now: Opened, found: Histogram) -> None:
         max_value=high,
         step=(high - low) / _STEPS,
         format="%.3f" if high < 100 else "%.1f",
-        **forms.bound("selection_slider", present, move),
+        **forms.bound(f"selection_slider~{low:g}~{high:g}", present, move),
         help="Takes samples up to here, from the easy end (or, for the hardest, from the other end).",
     )
 

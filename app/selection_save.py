@@ -71,7 +71,7 @@ def _name_key(now: Opened) -> str:
 
 
 def _typed(now: Opened) -> str:
-    return str(st.session_state.get(_name_key(now)) or "").strip()
+    return str(state.peek(_name_key(now)) or "").strip()
 
 
 def _suggested(now: Opened) -> str:
@@ -81,7 +81,7 @@ def _suggested(now: Opened) -> str:
 
 def _save(now: Opened) -> None:
     name = _typed(now)
-    replace = bool(st.session_state.get(_REPLACE)) or name in saved_as(now)
+    replace = bool(state.peek(_REPLACE)) or name in saved_as(now)
     try:
         now.selection.save(state.workspace(), name, replace=replace)
     except (MixcptError, OSError) as problem:

@@ -49,8 +49,8 @@ def jobs() -> Jobs:
 def peek(key: str) -> Any:
     """A value of the session, None without one: for callbacks, which have to end what they began.
 
-    Reading st.session_state itself is a place at which Streamlit stops a script for a newer click, callbacks not
-    spared, and a callback that was stopped is not called again.
+    Reading or writing st.session_state or st.query_params, and whatever is drawn, are places at which Streamlit stops a
+    script for a newer click, callbacks not spared, and a callback that was stopped is not called again.
     """
     return st.session_state.to_dict().get(key)
 

@@ -20,7 +20,7 @@ from mixcpt.templates import NAMED, OWN
 
 LAUNCH = "../pages/launch.py"
 COLUMNS = 4
-_RUN, _TYPED = "run", "talk_typed"
+_RUN, _TYPED, _GONE = "run", "talk_typed", "talk_gone"
 
 
 @dataclass(frozen=True)
@@ -82,23 +82,27 @@ def _strength(models: Models) -> float:
 
 def _run(runs: dict[str, RunSummary]) -> Run:
     wanted = st.query_params.get(_RUN)
-    if wanted and wanted not in runs:
-        st.warning(f"Run {plain(wanted)} has no finished adapter to talk to: choose another.", icon=":material/info:")
-    elif not wanted:  # named from now on, so that a run which ends meanwhile does not take its place
-        st.query_params[_RUN] = next(iter(runs))
+    if wanted not in runs:
+        if wanted:
+            st.session_state[_GONE] = wanted
+        wanted = next(iter(runs))
+        st.query_params[_RUN] = wanted  # so that a run which ends meanwhile does not take its place
+    if gone := st.session_state.get(_GONE):
+        st.warning(f"Run {plain(gone)} has no finished adapter to talk to: choose another.", icon=":material/info:")
 
     def words(id: str) -> str:
         run = runs[id]
         return printable(f"{run.title} · {_stage(run.stage)} · {run.experiment}")
 
     def changed(id: str) -> None:
+        st.session_state.pop(_GONE, None)
         st.query_params[_RUN] = id
         st.query_params.pop(ADDRESS, None)
 
     id = st.selectbox(
         "Run",
         list(runs),
-        **forms.bound("talk_run", wanted if wanted in runs else next(iter(runs)), changed),
+        **forms.bound("talk_run", wanted, changed),
         format_func=words,
         help="Finished runs, newest first.",
     )
@@ -145,12 +149,8 @@ def _settings() -> tuple[Sampling | None, str | None]:
 
 
 def _sampling() -> Sampling | None:
-    typed: dict[str, Any] = st.session_state.get(_TYPED, {})
-
-    def changed(path: str, value: Any) -> None:
-        st.session_state[_TYPED] = {**typed, path: value}
-
-    forms.draw(Sampling(), key="talk", on_change=changed, typed=typed, columns=4)
+    typed: dict[str, Any] = st.session_state.setdefault(_TYPED, {})
+    forms.draw(Sampling(), key="talk", on_change=typed.__setitem__, typed=typed, columns=4)
     try:
         return override(Sampling(), typed)
     except BadConfig as problem:

@@ -53,7 +53,7 @@ class Answered:
 
 def write(run: Run, task: str, answers: Iterable[Answered]) -> None:
     """Replace what is kept of one set."""
-    path = _path(run, task)
+    path = path_of(run, task)
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, "".join(json.dumps(asdict(answered), ensure_ascii=False) + "\n" for answered in answers))
 
@@ -64,7 +64,7 @@ def read(run: Run, task: str) -> list[Answered]:
     Raises:
         Damaged: the file does not hold what was written.
     """
-    path = _path(run, task)
+    path = path_of(run, task)
     if not path.is_file():
         return []
     try:
@@ -73,7 +73,8 @@ def read(run: Run, task: str) -> list[Answered]:
         raise Damaged(f"{path} is damaged ({error}): ask again with `mixcpt evaluate {run.id}`.") from None
 
 
-def _path(run: Run, task: str) -> Path:
+def path_of(run: Run, task: str) -> Path:
+    """Where the answers to one set are kept, or would be."""
     return run.folder / "answers" / f"{task}.jsonl"
 
 

@@ -167,6 +167,7 @@ def list_jobs(workspace: Workspace, options: argparse.Namespace) -> None:
 def compare(workspace: Workspace, options: argparse.Namespace) -> None:
     from mixcpt import columns, settings_diff
     from mixcpt import compare as tables
+    from mixcpt.findings import left_out
 
     chosen = chosen_runs(workspace, options.runs)
     if options.html:
@@ -184,6 +185,8 @@ def compare(workspace: Workspace, options: argparse.Namespace) -> None:
         return print(columns.as_csv(rows), end="")
     arms = tables.summarise(tables.titled(rows))
     print(columns.as_text(arms))
+    for words in left_out(arms):
+        say(words)
     if any(len(arm["runs"]) > 1 for arm in arms):
         say("± is the 95 % interval of the mean over seeds")
 

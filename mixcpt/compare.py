@@ -303,7 +303,7 @@ def _each(evaluation: dict[str, Any]) -> Iterator[tuple[str, Row, Row, Row]]:
 _PER_SEED = {"run", "seed", "parent", "curve"}
 DIFFERENTLY = "differently"
 """What stands for how an arm was asked whose runs were not all asked alike."""
-_HOW, _FOUND = "_how", "_contaminated"
+_HOW, _FOUND, _LEFT_OUT = "_how", "_contaminated", "left_out"
 _COUNTS = {"tokens", "tokens_before", "domain_tokens", "samples", "learned_tokens"}
 
 
@@ -328,6 +328,9 @@ def _summary(group: list[Row]) -> Row:
         if key in _PER_SEED:
             continue
         values = [row[key] for row in group if key in row]
+        if key == _LEFT_OUT:
+            summary[key] = {task: places for row in values for task, places in row.items()}
+            continue
         if all(isinstance(value, float) for value in values):
             summary[key] = float(np.mean(values))
             least = _rounding(group[0], key)

@@ -161,16 +161,33 @@ def _seen(arms: Sequence[Row]) -> list[str]:
     """That questions stand in what the runs read, or were left out for that."""
     told = []
     for task in tasks(arms):
-        name = task.replace("_", " ")
         if most := max((arm.get(f"{task}_contaminated", 0) for arm in arms), default=0):
             told.append(
-                f"Up to {most} of the {name} questions stand in what a run read: the switch on the page Compare, or "
-                "`mixcpt compare --unseen`, leaves them out."
+                f"Up to {most} of the {_named(task)} questions stand in what a run read: compare without them (the "
+                "switch on the page Compare, or `mixcpt compare --unseen`)."
             )
-        if out := {place for arm in arms for place in arm.get("left_out", {}).get(task, ())}:
-            words = "is left out, for it stands" if len(out) == 1 else "are left out, for they stand"
-            told.append(f"{len(out)} of the {name} questions {words} in what a run read.")
+    return told + left_out(arms)
+
+
+def left_out(arms: Sequence[Row]) -> list[str]:
+    """Which questions do not count because a run has read them (`mixcpt.unseen`), a sentence a set."""
+    told = []
+    for task in dict.fromkeys(task for arm in arms for task in arm.get("left_out", {})):
+        counts = {len(arm["left_out"][task]) for arm in arms if task in arm.get("left_out", {})}
+        most = f"{'up to ' if len(counts) > 1 else ''}{max(counts)}"
+        words = "is left out, for it stands" if most == "1" else "are left out, for they stand"
+        scoreless = [arm for arm in arms if task in arm.get("left_out", {}) and f"{task}_accuracy" not in arm]
+        told.append(f"{most.capitalize()} of the {_named(task)} questions {words} in what a run read.")
+        if scoreless:
+            told.append(
+                f"{len(scoreless)} of {len(arms)} arms have no {_named(task)} score then: the answers were not kept "
+                "one by one, or all questions were read."
+            )
     return told
+
+
+def _named(task: str) -> str:
+    return task.replace("_", " ")
 
 
 def _same_base(arms: Sequence[Row]) -> bool:

@@ -53,7 +53,9 @@ class Column:
 
     @property
     def title(self) -> str:
-        return self.text if self.kind == FIELD else self.kind
+        """Its name in a table, the unit with it where that is not bits per byte."""
+        name = self.text if self.kind == FIELD else self.kind
+        return name if self.unit == BITS else f"{name} ({self.unit})"
 
     @property
     def key(self) -> str:

@@ -167,7 +167,8 @@ def _of_chain(matrix: Matrix, row: int, column: int) -> _Cell:
     if row == 0:
         return _Cell(0.0, text, f"{cell.base:.4f} {unit}, {documents}")
     low, high = cell.interval
-    hover = f"{cell.figure:.4f} {unit}; {cell.difference:+.4f} to the base, 95 % {low:+.4f} to {high:+.4f}, {documents}"
+    apart = f"; {cell.difference:+.4f} to the base" if unit == BITS else ""
+    hover = f"{cell.figure:.4f} {unit}{apart}, 95 % {low:+.4f} to {high:+.4f}, {documents}"
     return _Cell(-gain, text, hover)
 
 

@@ -4,7 +4,7 @@ seen. No torch.
 What was found in the training text of one run (`mixcpt.contamination`) is left out for all that were asked the same in
 the same precision, so that they stay comparable. Probes that are meant to stand there are left alone. What this gives
 up: sets of which the single answers were not kept, and of open sets the line where only an accepted answer may be
-written; where anything would have to be left out of them, they have no score.
+written; where anything has to be left out of them, they have no score.
 """
 
 import hashlib
@@ -14,10 +14,11 @@ from typing import Any
 
 from mixcpt import answers
 from mixcpt.answers import Answered
-from mixcpt.compare import Row, scores
+from mixcpt.compare import Row, arm_of, scores, tasks
 from mixcpt.contamination import scores_on
 from mixcpt.evaluated import how_asked, section
 from mixcpt.runs import Run
+from mixcpt.stamps import Kept
 
 Seen = Mapping[tuple[str, str], frozenset[int]]
 """By set and how it was asked: places of the questions that one of the runs read."""
@@ -36,63 +37,83 @@ def seen(runs: Iterable[Run]) -> Seen:
 
 def unseen(rows: Sequence[Row], runs: Sequence[Run]) -> list[Row]:
     """The rows of these runs (`compare.compare`), with the scores of sets that hold seen questions taken on the others;
-    `left_out` says by set which those are.
+    `left_out` has the places of the seen ones by set. Of several runs of one seed of an arm the last counts, as in
+    `compare.summarise`. Rows without scores, taken on the way of a run, stay as they are.
 
     Raises:
         Damaged: the answers of a set are.
     """
-    found = seen(runs)
+    counting = {(arm_of(row), row["seed"]): run for row, run in zip(rows, runs, strict=True)}
+    found = seen(counting.values())
     return [_row(row, run, found) for row, run in zip(rows, runs, strict=True)]
 
 
 def _row(row: Row, run: Run, found: Seen) -> Row:
     evaluation = section(run)
     touched = {
-        task: found[key] for task in evaluation.get("final", {}) if (key := (task, _how(evaluation, task))) in found
+        task: found[key]
+        for task in tasks([row])
+        if task in evaluation.get("final", {}) and (key := (task, _how(evaluation, task))) in found
     }
     if not touched:
         return row
-    old = scores({part: _only(evaluation.get(part, {}), touched) for part in (*_SCORES, "asked", "contamination")})
-    rest = [(task, out, kept) for task, out in touched.items() if (kept := _others(run, evaluation, task, out))]
-    anew: Row = {part: {task: _taken(evaluation, part, task, kept) for task, _, kept in rest} for part in _SCORES}
-    anew["asked"] = {task: _asked(evaluation, task, out) for task, out, _ in rest}
-    left_out = {task: sorted(out) for task, out, _ in rest}
-    return {key: value for key, value in row.items() if key not in old} | scores(anew) | {"left_out": left_out}
+    old = scores({part: _only(one, touched) for part, one in evaluation.items() if part in _PARTS})
+    kept = {key: value for key, value in row.items() if key not in old}
+    left_out = {task: sorted(out) for task, out in touched.items()}
+    return kept | _scores(run, evaluation, touched) | {"left_out": left_out}
 
 
-_SCORES = ("base", "final", "gain")
+_PARTS = ("base", "final", "gain", "asked", "contamination")
+_FOUND: Kept[Row] = Kept()
 
 
 def _only(part: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]:
     return {task: one for task, one in part.items() if task in tasks}
 
 
-def _others(run: Run, evaluation: Row, task: str, out: Collection[int]) -> list[Answered]:
-    """The answers to the other questions; none where they were not kept one by one."""
+def _scores(run: Run, evaluation: Row, left_out: Mapping[str, frozenset[int]]) -> Row:
+    """The figures of sets without those questions; of pages that are drawn again and again taken once."""
+    files = [str(run.folder / "results.json"), *(str(answers.path_of(run, task)) for task in left_out)]
+    key = str(run.folder), tuple(sorted((task, tuple(sorted(out))) for task, out in left_out.items()))
+
+    def take() -> Row:
+        anew: Row = {part: {} for part in _PARTS}
+        for task, out in left_out.items():
+            for part, one in _taken(run, evaluation, task, out).items():
+                anew[part][task] = one
+        return scores(anew)
+
+    return _FOUND.get(key, files, take)
+
+
+def _taken(run: Run, evaluation: Row, task: str, out: frozenset[int]) -> dict[str, Any]:
+    """What an evaluation would have kept of the other questions of a set; nothing where their answers were not kept one
+    by one, or there are none. Guessing and the most frequent answer are of these where there are choices, else of the
+    whole set."""
     rows = answers.read(run, task)
-    whole = len(rows) == evaluation["final"][task]["items"]
-    return [row for number, row in enumerate(rows) if number not in out] if whole else []
+    others = [row for number, row in enumerate(rows) if number not in out]
+    if len(rows) != evaluation["final"][task]["items"] or not others:
+        return {}
+    anew, guessing = scores_on(others), _guessing(others)
 
+    def side(part: str) -> dict[str, Any]:
+        whole = {key: value for key, value in evaluation[part][task].items() if key not in ("exact", "correct")}
+        return {**whole, **anew[part], "items": len(others), **guessing}
 
-def _taken(evaluation: Row, part: str, task: str, kept: Sequence[Answered]) -> dict[str, Any]:
-    """Base, final or gain of the set on the questions that are kept; guessing and the most frequent answer are of these
-    where there are choices, else of the whole set."""
-    anew = scores_on(kept)
-    if part == "gain":
-        return dict(anew["gain"])
-    whole = {key: value for key, value in evaluation[part][task].items() if key not in ("exact", "correct")}
-    guessing = {}
-    if all(row.choices and row.right for row in kept):
-        places = Counter(row.choices.index(row.right[0]) for row in kept)
-        guessing["chance"] = sum(1 / len(row.choices) for row in kept) / len(kept)
-        guessing["majority"] = places.most_common(1)[0][1] / len(kept)
-    return {**whole, **anew[part], "items": len(kept), **guessing}
-
-
-def _asked(evaluation: Row, task: str, out: Collection[int]) -> dict[str, Any]:
     asked = evaluation.get("asked", {}).get(task, {})
     digest = hashlib.sha256(repr(sorted(out)).encode()).hexdigest()[:8]
-    return {**asked, "fingerprint": f"{asked.get('fingerprint', '')}-{digest}"}
+    how = {**asked, "fingerprint": f"{asked.get('fingerprint', '')}-{digest}"}
+    return {"base": side("base"), "final": side("final"), "gain": anew["gain"], "asked": how}
+
+
+def _guessing(rows: Sequence[Answered]) -> dict[str, float]:
+    if not all(row.choices and row.right for row in rows):
+        return {}
+    places = Counter(row.choices.index(row.right[0]) for row in rows)
+    return {
+        "chance": sum(1 / len(row.choices) for row in rows) / len(rows),
+        "majority": places.most_common(1)[0][1] / len(rows),
+    }
 
 
 def _how(evaluation: Row, task: str) -> str:

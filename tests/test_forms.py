@@ -216,36 +216,63 @@ def counter() -> None:
 
     def keep(number: int) -> None:
         told.append(number)
-        kept["number"] = min(number, 9)
+        if st.session_state.pop("stopped", False):
+            st.rerun()  # as when a newer click stops the callback
+        kept["number"] = number if number is None else min(number, 9)
 
-    st.number_input("Number", step=1, **forms.bound("number", kept["number"], keep))
+    optional = st.session_state.get("optional", False)
+    st.number_input("Number", value=None, step=1, **forms.bound("number", kept["number"], keep, optional=optional))
     st.button("Five", on_click=kept.update, kwargs={"number": 5})
+
+
+def shown(app: AppTest) -> tuple[str | None, float | None]:
+    assert not app.exception
+    return app.number_input[0].key, app.number_input[0].value
 
 
 def test_what_is_entered_is_kept_and_shown_as_it_was_kept() -> None:
     app = AppTest.from_function(counter).run()
+    app.number_input[0].set_value(6).run()
+    assert shown(app) == ("number", 6)
     app.number_input[0].set_value(20).run()
-    assert (app.number_input[0].key, app.number_input[0].value) == ("number", 9)
-    assert app.session_state["told"] == [20]
+    assert shown(app) == ("number~1", 9) and app.session_state["told"] == [6, 20]
 
 
 def test_what_changed_elsewhere_is_a_new_widget_so_that_the_old_one_cannot_undo_it() -> None:
     app = AppTest.from_function(counter).run()
     app.button[0].click().run()
-    assert (app.number_input[0].key, app.number_input[0].value) == ("number~1", 5)
+    assert shown(app) == ("number~1", 5)
     app.number_input[0].set_value(6).run()
-    assert (app.number_input[0].key, app.number_input[0].value) == ("number~1", 6)
-    app.button[0].click().run()
-    assert (app.number_input[0].key, app.number_input[0].value) == ("number~2", 5)
-    assert app.session_state["told"] == [6]
+    assert shown(app) == ("number~1", 6)
+    app.number_input[0].set_value(7)
+    app.button[0].click().run()  # both arrive together: the click was the later one
+    assert shown(app) == ("number~2", 5) and app.session_state["told"] == [6, 7]
 
 
 def test_what_was_entered_and_told_to_no_callback_is_kept_when_the_page_is_drawn() -> None:
     app = AppTest.from_function(counter).run()
-    app.session_state["number"] = 7  # the widget's value arrived, and its callback was stopped
+    app.session_state["number"] = 7  # the widget's value arrived, and its callback was never called
     app.run()
-    assert app.session_state["told"] == [7] and app.session_state["kept"] == {"number": 7}
-    assert (app.number_input[0].key, app.number_input[0].value) == ("number", 7)
+    assert app.session_state["told"] == [7] and shown(app) == ("number", 7)
     app.session_state["number"] = 30
     app.run()
-    assert app.session_state["told"] == [7, 30] and app.number_input[0].value == 9
+    assert app.session_state["told"] == [7, 30] and shown(app) == ("number~1", 9)
+
+
+def test_a_callback_that_was_stopped_half_way_is_told_again() -> None:
+    app = AppTest.from_function(counter).run()
+    app.session_state["stopped"] = True
+    app.number_input[0].set_value(4).run()
+    assert app.session_state["told"] == [4, 4] and shown(app) == ("number", 4)
+    assert app.session_state["kept"] == {"number": 4}
+
+
+def test_nothing_is_entered_where_a_field_can_be_emptied() -> None:
+    app = AppTest.from_function(counter).run()
+    app.session_state["number"] = None  # as Streamlit itself does with a choice that is none any more
+    app.run()
+    assert app.session_state["told"] == [] and shown(app) == ("number~1", 1)
+    app.session_state["optional"] = True
+    app.session_state["number~1"] = None
+    app.run()
+    assert app.session_state["told"] == [None] and shown(app) == ("number~1", None)

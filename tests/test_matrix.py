@@ -102,14 +102,14 @@ def test_the_kl_on_prompts_has_a_column_of_its_own_unit(chain: list[Run]) -> Non
     column = found.columns[-1]
     assert (column.text, column.kind, column.unit) == ("builtin/instructions", "KL on prompts", "nats per token")
     table = as_table(found)
-    assert table[0][-2:] == ("prose", "KL on prompts")
+    assert table[0][-2:] == ("prose", "KL on prompts (nats per token)")
     assert [row[-1] for row in table[1:]] == ["0.000", "0.100", "0.250", "0.500"]  # it is a difference already
     back = backward(found)
     assert back and [name for name, _ in back.parts] == ["a", "b"], "only corpora count in the transfers"
     heat = charts.matrix_chart(found).data[0]
     assert heat.zmax == 2, "the most that a text changed by"
     assert heat.x[-1] == "KL on<br>prompts" and [row[-1] / 2 for row in heat.z] == pytest.approx([0, 0.2, 0.5, 1])
-    assert "0.5000 nats per token" in heat.customdata[3][-1]
+    assert heat.customdata[3][-1].startswith("0.5000 nats per token, 95 %")
     moved_run(chain[0], 0.1, finished="2020-01-01T00:00:00Z", limit=100)
     assert matrix(chain[-1]).missing == [chain[0].id]
 

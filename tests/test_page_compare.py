@@ -1,7 +1,7 @@
 """The page Compare: every field of its chooser, what it says, and what it refuses."""
 
 import pytest
-from made import made_run, open_page, stage_of, texts
+from made import made_run, open_page, stage_of, texts, widget_of
 from streamlit.testing.v1 import AppTest
 
 from mixcpt.evaluated import CHECKS
@@ -84,7 +84,7 @@ def test_an_experiment_is_taken_whole_without_tries_and_unfinished_runs(studio: 
     app = open_page("compare")
     app.selectbox(key="compare_experiment").set_value("trial").run()
     assert sorted(chosen(app)) == sorted(run.id for run in runs)
-    assert app.selectbox(key="compare_experiment").value is None
+    assert widget_of(app, "selectbox", "compare_experiment").value is None
 
 
 def test_the_invitation_takes_the_newest_experiment(runs: list[Run]) -> None:

@@ -180,8 +180,8 @@ def test_a_corpus_of_ones_own_takes_the_place_of_the_atlas(ready: Workspace) -> 
     app = opened(ready, draft)
     app.selectbox(key="mixture_add").set_value("field").run()
     assert sources(ready, draft)[1:] == [SourceShare(source="field", share=70, domain=True)]
-    assert app.selectbox(key="mixture_add").value is None
-    app.selectbox(key="mixture_add").set_value("builtin/instructions").run()
+    assert widget_of(app, "selectbox", "mixture_add").value is None
+    widget_of(app, "selectbox", "mixture_add").set_value("builtin/instructions").run()
     assert sources(ready, draft)[-1] == SourceShare(source="builtin/instructions", share=10)
     assert not app.exception
 

@@ -95,7 +95,13 @@ def test_memorised_probes_and_other_questions_are_left_alone(two: list[Run]) -> 
 def test_without_its_answers_a_set_has_no_score(two: list[Run]) -> None:
     (two[0].folder / "answers" / "mine.jsonl").unlink()
     one, other = unseen(compare(two), two)
-    assert "mine_accuracy" not in one and one["left_out"] == {} and other["mine_accuracy"] == 1.0
+    assert "mine_accuracy" not in one and one["left_out"] == {"mine": [0, 3]} and other["mine_accuracy"] == 1.0
+    said = " ".join(cautions(summarise(titled([one, other]))))
+    assert "1 of 2 arms have no mine score then: the answers were not kept" in said
+    asked(two[0], "mine", [1.0, 1.0, 0.0, 1.0], [0, 1, 2])
+    one, other = unseen(compare(two), two)
+    assert "mine_accuracy" not in one and "mine_accuracy" not in other
+    assert "4 of the mine questions are left out" in " ".join(cautions(summarise(titled([one, other]))))
 
 
 def test_claims_cards_and_tables_follow(workspace: Workspace, two: list[Run]) -> None:
@@ -119,6 +125,28 @@ def test_seeds_of_an_arm_tell_the_most_that_any_has_read(workspace: Workspace, t
     assert arm["mine_contaminated"] == 2
 
 
+def test_seeds_of_which_one_kept_no_answers(workspace: Workspace, two: list[Run]) -> None:
+    more = made_run(workspace, arm="one", seed=1)
+    asked(more, "mine", [1.0, 1.0, 1.0, 1.0], [])
+    (two[0].folder / "answers" / "mine.jsonl").unlink()
+    runs = [two[0], more, two[1]]
+    arm, _ = summarise(unseen(titled(compare(runs)), runs))
+    assert (arm["mine_accuracy"], arm["mine_accuracy_runs"], arm["left_out"]) == (1.0, 1, {"mine": [0, 3]})
+
+
+def test_an_earlier_run_of_the_same_seed_takes_no_questions_away(workspace: Workspace, two: list[Run]) -> None:
+    again = made_run(workspace, arm="one")
+    asked(again, "mine", [1.0, 1.0, 0.0, 1.0], [1])
+    runs = [*two, again]
+    assert unseen(compare(runs), runs)[-1]["left_out"] == {"mine": [1, 3]}
+
+
+def test_on_the_way_there_are_no_scores(two: list[Run]) -> None:
+    tokens = compare(two)[0]["domain_tokens"]
+    rows = compare(two, tokens)
+    assert unseen(rows, two) == rows and "mine_accuracy" not in rows[0]
+
+
 def test_the_command(
     workspace: Workspace, two: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +157,8 @@ def test_the_command(
     assert shown["arms"][1]["mine_accuracy"] == 1.0 and shown["runs"][0]["left_out"] == {"mine": [0, 3]}
     assert main(["compare", *ids, "--claims", "--unseen"]) == 0
     assert "of the mine questions right" in (said := capsys.readouterr().out) and "--unseen" in said
+    assert main(["compare", *ids, "--unseen"]) == 0
+    assert "2 of the mine questions are left out" in capsys.readouterr().err
 
 
 def test_the_switch_of_the_page_appears_where_something_was_found(studio: Workspace) -> None:
@@ -140,7 +170,10 @@ def test_the_switch_of_the_page_appears_where_something_was_found(studio: Worksp
     asked(runs[0], "mine", [1.0, 1.0, 0.0, 1.0], [0])
     app = open_page("compare", runs=address)
     assert "Up to 1 of the mine questions" in texts(app).replace("\\", "")
+    assert "1 of mine" in app.toggle(key="compare_unseen").help.replace("\\", "")
+    assert [one for one in app.button if one.key == "compare_pin_questions"]
     app.toggle(key="compare_unseen").set_value(True).run()
+    assert not [one for one in app.button if one.key == "compare_pin_questions"]  # a notebook would draw all questions
     assert not app.exception and "1 of the mine questions is left out" in texts(app).replace("\\", "")
     assert app.query_params["unseen"] == "1"
     again = open_page("compare", runs=address, unseen="1")
