@@ -56,9 +56,19 @@ def peek(key: str) -> Any:
 
 
 def machine() -> Machine | None:
-    """What this machine can do; None until a job, queued here once, has measured it. One that failed is not tried
-    again by itself."""
+    """What this machine can do; None until a job, queued here, has measured it: at first, and once more where what was
+    measured is no longer so, as after an update. One that failed is not tried again by itself."""
     facts = read(workspace())
-    if facts is None and preparing(workspace(), "doctor") is None:
-        prepare(workspace(), "doctor")
+    if facts is None:
+        job = preparing(workspace(), "doctor")
+        if job is None:
+            prepare(workspace(), "doctor")
+        elif job.state == "done":
+            _measure_again(str(workspace().root))
     return facts
+
+
+@st.cache_resource(show_spinner=False)
+def _measure_again(root: str) -> None:
+    """Once as long as this server lives, whatever comes of it."""
+    prepare(Workspace(root), "doctor")

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from made import open_page, texts, widget_of
+from made import made_job, open_page, texts, widget_of
 from streamlit.testing.v1 import AppTest
 
 from app import launch_view
@@ -29,6 +29,16 @@ def test_an_empty_workspace_opens_and_measures_the_machine_once(studio: Workspac
     assert not app.exception and not open_page("launch").exception
     assert [job.kind for job in Jobs(studio).all()] == ["doctor"]
     assert "fetched when the run starts" in texts(app).replace("\\", "")
+
+
+def test_a_machine_that_has_changed_since_is_measured_once_more(studio: Workspace) -> None:
+    made_job(studio, "doctor", state="done")  # and what it measured is no longer so
+    for _ in range(3):
+        assert not open_page("launch").exception
+    assert [job.state for job in Jobs(studio).all()] == ["done", "queued"]
+    made_job(studio, "doctor", state="done")
+    assert "Measure this machine again" in [button.label for button in open_page("launch").button]
+    assert len(Jobs(studio).all()) == 3, "and by itself no more"
 
 
 @pytest.mark.parametrize(
