@@ -6,7 +6,7 @@ are chosen in `app.align_samples`, and what the trainer will read stands in `app
 
 import streamlit as st
 
-from app import align_samples, drafting, forms, launch_summary, model_form, parents, run_form, state
+from app import align_samples, drafting, forms, launch_summary, model_form, parents, run_form, show, state
 from app.words import plain, printable
 from mixcpt.align_drafts import Kind, begin, rebased, stage_after, suggested_name
 from mixcpt.align_drafts import parents as continuable
@@ -111,6 +111,7 @@ def _stage(draft: AlignDraft) -> None:
     st.caption(_STAGES[draft.stage.stage][1])
 
 
+@show.told
 def _rebase(draft_id: str, kind: Kind | None = None, parent: str | None = None) -> None:
     """To another stage, or to another run (`parents.BASE`: to the base)."""
 
@@ -119,10 +120,7 @@ def _rebase(draft_id: str, kind: Kind | None = None, parent: str | None = None) 
         run = Runs(state.workspace()).get(id) if id else None
         return rebased(state.workspace(), draft, kind or draft.stage.stage, run)
 
-    try:
-        drafting.replace(draft_id, based)
-    except MixcptError as problem:  # a callback's error would not reach the page's own handling
-        st.toast(plain(problem), icon=":material/error:")
+    drafting.replace(draft_id, based)
 
 
 # What it continues
@@ -133,15 +131,11 @@ def _parent(draft: AlignDraft, parent: Run | None) -> None:
     labels = parents.labels(found)
     if parent and parent.id not in labels:  # it failed or was cancelled meanwhile: the findings tell
         labels[parent.id] = printable(parent.title)
-
-    def choose(id: str) -> None:
-        _rebase(draft.id, parent=id)
-
     st.selectbox(
         "Run that it continues",
         list(labels),
         format_func=labels.__getitem__,
-        **forms.bound(f"{KEY}_parent", draft.parent or parents.BASE, choose),
+        **forms.bound(f"{KEY}_parent", draft.parent or parents.BASE, lambda id: _rebase(draft.id, parent=id)),
         help="Its adapter is trained on, so the result holds the whole chain. A run that is still in training is fine: "
         "this one waits for it.",
     )

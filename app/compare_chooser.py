@@ -8,12 +8,12 @@ import streamlit as st
 
 from app import forms, show, state
 from app.words import plain, printable
-from mixcpt.compare import Row, tasks
+from mixcpt.compare import Row, task_words, tasks
 from mixcpt.comparison import Refused, rows_of
 from mixcpt.overview import RunSummary, overview
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.runs import Run
-from mixcpt.unseen import seen, unseen
+from mixcpt.unseen import Seen, seen, unseen
 
 LAUNCH = "../pages/launch.py"
 MOST = 300
@@ -62,8 +62,9 @@ def choose() -> Choice | None:
     _say_refused(refused, {run.id: run.title for run in runs})
     if at is None and any(row.get(f"{task}_contaminated") for row in rows for task in tasks([row])):
         compared = [Run(state.workspace().runs / row["run"]) for row in rows]
-        if _leave_out(compared):
-            return Choice(unseen(rows, compared), None, unseen=True)
+        found = seen(rows, compared)
+        if _leave_out(found):
+            return Choice(unseen(rows, compared, found), None, unseen=True)
     return Choice(rows, at) if rows else None
 
 
@@ -201,9 +202,9 @@ def _equal_tokens(rows: Sequence[Row]) -> int | None:
     return at
 
 
-def _leave_out(runs: Sequence[Run]) -> bool:
+def _leave_out(found: Seen) -> bool:
     """Whether the questions that stand in training text are to be left out."""
-    known = ", ".join(f"{len(places)} of {task.replace('_', ' ')}" for (task, _), places in seen(runs).items())
+    known = ", ".join(f"{len(places)} of {task_words(task)}" for (task, _), places in found.items())
     if _UNSEEN not in st.session_state:
         st.session_state[_UNSEEN] = "unseen" in st.query_params
     chosen = st.toggle(

@@ -21,6 +21,7 @@ from mixcpt.settings_diff import SAME_SETTINGS, settings_table
 _MEASURES = {"general": "General forgetting", "domain": "Domain gain", "kl": "KL to the base"}
 _PINS = {"general": "forgetting_curves", "domain": "gain_curves", "kl": "kl_curves"}
 _SENTENCES = 6
+_QUESTIONS = "Questions answered right"
 _SCORED = ("accuracy", "items", "how")
 """What the chart of questions changes with."""
 
@@ -156,9 +157,6 @@ _FORMATS = {",d": "localized", "signed": "%+.3f", ".3f": "%.3f", ".0%": "percent
 
 def _number(label: str, column: columns.Column) -> Any:
     return st.column_config.NumberColumn(label, format=_FORMATS[column.form], help=plain(column.help))
-
-
-_QUESTIONS = "Questions answered right"
 
 
 def _questions(arms: Sequence[Row], rows: Sequence[Row], runs: Sequence[Run], choice: Choice) -> None:

@@ -87,16 +87,24 @@ def typed(draft: AnyDraft) -> Typed:
     return kept
 
 
+Parts = dict[str, Any] | Callable[[AnyDraft], dict[str, Any]]
+"""What changes in a draft, or what makes it of the draft as it is now."""
+
+
+def _of(parts: Parts, draft: AnyDraft) -> dict[str, Any]:
+    return parts(draft) if callable(parts) else parts
+
+
 @show.told
-def change(draft_id: str, changes: dict[str, Any] | Callable[[AnyDraft], dict[str, Any]]) -> None:
-    """Lay changes, or those that follow from the draft as it is now, into the draft; where they do not fit together
-    they stay typed, with the reason."""
+def change(draft_id: str, changes: Parts) -> None:
+    """Lay changes of the stage, by dotted names, into the draft; where they do not fit together they stay typed, with
+    the reason."""
     drafts = Drafts(state.workspace())
     waiting = typed(kept := drafts.get(draft_id))
     given: dict[str, Any] = {}
 
     def laid(draft: AnyDraft) -> AnyDraft:
-        given.update(waiting.changes | (changes(draft) if callable(changes) else changes))
+        given.update(waiting.changes | _of(changes, draft))
         stage = override(draft.stage, given)
         if _FILES & given.keys():
             check_files(state.workspace(), stage)
@@ -128,11 +136,9 @@ def replace(draft_id: str, how: Callable[[Any], AnyDraft]) -> AnyDraft:
 
 
 @show.told
-def update(draft_id: str, parts: Callable[[AnyDraft], dict[str, Any]] | None = None, **more: Any) -> None:
-    """Replace parts of the draft other than its stage; `parts` makes them of the draft as it is now."""
-    Drafts(state.workspace()).change(
-        draft_id, lambda draft: draft.model_copy(update=(parts(draft) if parts else {}) | more)
-    )
+def update(draft_id: str, parts: Parts) -> None:
+    """Replace parts of the draft other than its stage."""
+    Drafts(state.workspace()).change(draft_id, lambda draft: draft.model_copy(update=_of(parts, draft)))
 
 
 def launch(draft_id: str) -> None:
@@ -145,7 +151,9 @@ def launch(draft_id: str) -> None:
         st.session_state[_PROBLEM] = str(problem)
         return
     launched = state.peek(_LAUNCHED)  # from when the page was drawn
-    (st.session_state.setdefault(_LAUNCHED, []) if launched is None else launched).append(run.id)
+    if launched is None:
+        launched = st.session_state[_LAUNCHED] = []
+    launched.append(run.id)
     if st.session_state.get(_KEYS[type(draft)]) == draft_id:
         use(successor(state.workspace(), draft))
 

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import drafting, forms, parents, run_form, state
+from app import drafting, forms, parents, run_form, show, state
 from app.words import plain, printable
 from mixcpt.align_drafts import can_be_continued
 from mixcpt.builtin import KINDS
@@ -81,12 +81,10 @@ def _choice(draft: Draft, parent: Run | None) -> None:
     )
 
 
+@show.told
 def _rebase(draft_id: str, parent_id: str | None) -> None:
-    try:
-        parent = Runs(state.workspace()).get(parent_id) if parent_id else None
-        drafting.replace(draft_id, lambda draft: rebased(draft, parent_of(draft), parent))
-    except MixcptError as problem:  # a callback's error would not reach the page's own handling
-        st.toast(plain(problem), icon=":material/error:")
+    parent = Runs(state.workspace()).get(parent_id) if parent_id else None
+    drafting.replace(draft_id, lambda draft: rebased(draft, parent_of(draft), parent))
 
 
 def _field(draft: Draft) -> None:
@@ -95,6 +93,7 @@ def _field(draft: Draft) -> None:
     own = [one.name for one in list_corpora(state.workspace()) if one.kind == "documents"]
     known = [*(name for name in own if not name.startswith("builtin-")), *(n for n in KINDS if n == "builtin/atlas")]
 
+    @show.told
     def choose(field: str | None) -> None:
         if field:
             drafting.replace(draft.id, lambda now: now.model_copy(update={"stage": with_field(now.stage, field)}))

@@ -31,7 +31,7 @@ def experiment(draft: AnyDraft, *, key: str) -> None:
 
     def rename(wanted: str) -> None:
         name = as_name(wanted)
-        drafting.update(draft.id, experiment=name)
+        drafting.update(draft.id, {"experiment": name})
         st.session_state[note] = name if name != wanted else ""
 
     st.text_input(
@@ -48,7 +48,7 @@ def name(draft: AnyDraft, *, key: str, suggested: str = "") -> None:
     """`suggested` is what the run is called when nobody names it."""
     st.text_input(
         "Name of this run (optional)",
-        **forms.bound(f"{key}_name", draft.name, lambda entered: drafting.update(draft.id, name=entered)),
+        **forms.bound(f"{key}_name", draft.name, lambda entered: drafting.update(draft.id, {"name": entered})),
         max_chars=NAME_LENGTH,
         placeholder=printable(suggested) or "for example: half the learning rate",
         help="Shown in lists and charts. You can change it later.",
@@ -105,7 +105,7 @@ def prediction(draft: AnyDraft, *, key: str) -> None:
         key = f"{key}_guess"
 
         def guess(wanted: bool) -> None:
-            drafting.update(draft.id, guess=_FIRST_GUESS if wanted else None)
+            drafting.update(draft.id, {"guess": _FIRST_GUESS if wanted else None})
 
         st.toggle(
             "Guess before you see",

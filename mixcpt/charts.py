@@ -16,7 +16,7 @@ from mixcpt.chain_chart import chain as chain
 from mixcpt.changes import changes
 from mixcpt.changes_chart import by_kind as by_kind
 from mixcpt.changes_chart import largest as largest
-from mixcpt.compare import Row, summarise, with_curves
+from mixcpt.compare import Row, summarise, task_words, with_curves
 from mixcpt.corpus import Corpus
 from mixcpt.curves import forgetting_curve as forgetting_curve
 from mixcpt.curves import forgetting_curves as forgetting_curves
@@ -164,7 +164,7 @@ def questions(rows: Sequence[Row]) -> go.Figure:
         shared_yaxes=True,
         horizontal_spacing=0.05,
         vertical_spacing=0.25 / lines,
-        subplot_titles=[label(task.replace("_", " "), 30) for task in tasks],
+        subplot_titles=[label(task_words(task), 30) for task in tasks],
     )
     models = list(dict.fromkeys(row.get("model", "") for _, row in answered))
     for place, task in enumerate(tasks):

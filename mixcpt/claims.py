@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mixcpt.columns import template_words
-from mixcpt.compare import DIFFERENTLY, Row, format_key, tasks, templates
+from mixcpt.compare import DIFFERENTLY, Row, format_key, task_words, tasks, templates
 from mixcpt.curves import title_of
 from mixcpt.errors import BadInput
 from mixcpt.figures import signed
@@ -120,7 +120,7 @@ def _alike(arms: Sequence[Row], measure: Measure) -> bool:
 
 
 def _of_task(task: str) -> Measure:
-    name = task.replace("_", " ").replace("{", "{{").replace("}", "}}")  # a file of questions may be called anything
+    name = task_words(task).replace("{", "{{").replace("}", "}}")  # a file of questions may be called anything
     asked = f"of the {name} questions"
     return Measure(
         f"{task}_accuracy", "points", 1,

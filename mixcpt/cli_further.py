@@ -69,9 +69,6 @@ def _parent(workspace: Workspace, id: str) -> Run:
     return run
 
 
-_PROMPTS = "; KL to the base on general prompts in nats per token"
-
-
 def show_matrix(workspace: Workspace, options: argparse.Namespace) -> None:
     from mixcpt.cli_show import chosen_runs
     from mixcpt.matrices import ends
@@ -92,7 +89,7 @@ def _show_one(run: Run, json: bool) -> list[str]:
     if json:
         print_json(_as_json(found))
         return found.missing
-    print(f"bits per byte of held-out text, lower is better; behind it the difference to the base{_PROMPTS}")
+    print("bits per byte of held-out text, lower is better; behind it the difference to the base")
     print(aligned(as_table(found)))
     for sentence in sentences(found):
         print(sentence)
@@ -112,10 +109,7 @@ def _show_arms(runs: Sequence[Run], json: bool) -> list[str]:
         ]
         print_json({"arms": [matrices.as_facts(arm) for arm in arms], "claims": said, "missing": missing})
         return missing
-    print(
-        "bits per byte of held-out text, mean over seeds, lower is better; behind it the difference to the base"
-        f"{_PROMPTS}"
-    )
+    print("bits per byte of held-out text, mean over seeds, lower is better; behind it the difference to the base")
     for arm in arms:
         print(f"\n{arm.title} (seeds {', '.join(map(str, arm.seeds))})")
         print(aligned(matrices.as_table(arm)))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mixcpt.compare import Row, format_key, tasks, templates
+from mixcpt.compare import Row, format_key, task_words, tasks, templates
 from mixcpt.curves import title_of
 from mixcpt.evaluated import CHECKS
 from mixcpt.figures import aligned, signed
@@ -88,7 +88,7 @@ def format_columns(arms: Sequence[Row]) -> list[Column]:
 
 
 def _of_questions(arms: Sequence[Row], task: str) -> Column:
-    name = task.replace("_", " ")
+    name = task_words(task)
     unit = f"right{_of_how_many(arms, f'{task}_items')}"
     return Column(f"{task}_accuracy", name, unit, f"Share of {name} questions.", ".0%", f"{task}_interval")
 
@@ -141,7 +141,7 @@ def against(arms: Sequence[Row]) -> str:
             for key in ("base", "chance", "majority")
         )
         if asked:
-            name = task.replace("_", " ")
+            name = task_words(task)
             told.append(f"{name} {base} / {guess} / {frequent}")
     how = "Right by the base / by guessing / by always giving the most frequent answer"
     return f"{how}: {'; '.join(told)}." if told else ""

@@ -273,6 +273,11 @@ def tasks(arms: Iterable[Row]) -> list[str]:
     return [key.removesuffix(_ACCURACY) for key in keys]
 
 
+def task_words(task: str) -> str:
+    """What a question set is called in a sentence."""
+    return task.replace("_", " ")
+
+
 def _uncontaminated(task: str, seen: dict[str, Any]) -> Row:
     """How many of a set's questions stand in what the run read, and its score without them, where any do. Probes that
     are meant to stand there have no such figures."""

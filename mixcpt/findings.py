@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mixcpt.claims import LEVEL, NOISE, asked_differently, by_seed
-from mixcpt.compare import Row, tasks
+from mixcpt.compare import Row, task_words, tasks
 from mixcpt.figures import signed
 from mixcpt.palette import STAGE_NAMES
 from mixcpt.statistics import seed_difference
@@ -163,7 +163,7 @@ def _seen(arms: Sequence[Row]) -> list[str]:
     for task in tasks(arms):
         if most := max((arm.get(f"{task}_contaminated", 0) for arm in arms), default=0):
             told.append(
-                f"Up to {most} of the {_named(task)} questions stand in what a run read: compare without them (the "
+                f"Up to {most} of the {task_words(task)} questions stand in what a run read: compare without them (the "
                 "switch on the page Compare, or `mixcpt compare --unseen`)."
             )
     return told + left_out(arms)
@@ -177,17 +177,14 @@ def left_out(arms: Sequence[Row]) -> list[str]:
         most = f"{'up to ' if len(counts) > 1 else ''}{max(counts)}"
         words = "is left out, for it stands" if most == "1" else "are left out, for they stand"
         scoreless = [arm for arm in arms if task in arm.get("left_out", {}) and f"{task}_accuracy" not in arm]
-        told.append(f"{most.capitalize()} of the {_named(task)} questions {words} in what a run read.")
+        name = task_words(task)
+        told.append(f"{most.capitalize()} of the {name} questions {words} in what a run read.")
         if scoreless:
             told.append(
-                f"{len(scoreless)} of {len(arms)} arms have no {_named(task)} score then: the answers were not kept "
-                "one by one, or all questions were read."
+                f"{len(scoreless)} of {len(arms)} arms have no {name} score then: the answers were not kept one by "
+                "one, or all questions were read."
             )
     return told
-
-
-def _named(task: str) -> str:
-    return task.replace("_", " ")
 
 
 def _same_base(arms: Sequence[Row]) -> bool:

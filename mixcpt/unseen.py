@@ -9,7 +9,7 @@ written; where anything has to be left out of them, they have no score.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mixcpt import answers
@@ -24,40 +24,37 @@ Seen = Mapping[tuple[str, str], frozenset[int]]
 """By set and how it was asked: places of the questions that one of the runs read."""
 
 
-def seen(runs: Iterable[Run]) -> Seen:
-    """The questions of each set that stand in what any of these runs read; sets without any are left out."""
+def seen(rows: Sequence[Row], runs: Sequence[Run]) -> Seen:
+    """The questions of each set that stand in what any of these runs read; sets without any are left out. Of several
+    runs of one seed of an arm the last counts, as in `compare.summarise`."""
+    counting = {(arm_of(row), row["seed"]): run for row, run in zip(rows, runs, strict=True)}
     found: dict[tuple[str, str], set[int]] = defaultdict(set)
-    for run in runs:
+    for run in counting.values():
         evaluation = section(run)
         for task, one in evaluation.get("contamination", {}).items():
             if one.get("items") and not one["by_construction"]:
-                found[task, _how(evaluation, task)].update(one["items"])
+                found[task, how_asked(evaluation.get("asked", {}).get(task, {}))].update(one["items"])
     return {key: frozenset(items) for key, items in found.items()}
 
 
-def unseen(rows: Sequence[Row], runs: Sequence[Run]) -> list[Row]:
+def unseen(rows: Sequence[Row], runs: Sequence[Run], found: Seen | None = None) -> list[Row]:
     """The rows of these runs (`compare.compare`), with the scores of sets that hold seen questions taken on the others;
-    `left_out` has the places of the seen ones by set. Of several runs of one seed of an arm the last counts, as in
-    `compare.summarise`. Rows without scores, taken on the way of a run, stay as they are.
+    `left_out` has the places of the seen ones by set. `found` is their `seen`, where that is known. Rows without
+    scores, taken on the way of a run, stay as they are.
 
     Raises:
         Damaged: the answers of a set are.
     """
-    counting = {(arm_of(row), row["seed"]): run for row, run in zip(rows, runs, strict=True)}
-    found = seen(counting.values())
+    found = seen(rows, runs) if found is None else found
     return [_row(row, run, found) for row, run in zip(rows, runs, strict=True)]
 
 
 def _row(row: Row, run: Run, found: Seen) -> Row:
-    evaluation = section(run)
-    touched = {
-        task: found[key]
-        for task in tasks([row])
-        if task in evaluation.get("final", {}) and (key := (task, _how(evaluation, task))) in found
-    }
+    touched = {task: found[key] for task in tasks([row]) if (key := (task, row[f"{task}_how"])) in found}
     if not touched:
         return row
-    old = scores({part: _only(one, touched) for part, one in evaluation.items() if part in _PARTS})
+    evaluation = section(run)
+    old = scores({part: _only(evaluation.get(part, {}), touched) for part in _PARTS})
     kept = {key: value for key, value in row.items() if key not in old}
     left_out = {task: sorted(out) for task, out in touched.items()}
     return kept | _scores(run, evaluation, touched) | {"left_out": left_out}
@@ -74,7 +71,7 @@ def _only(part: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]:
 def _scores(run: Run, evaluation: Row, left_out: Mapping[str, frozenset[int]]) -> Row:
     """The figures of sets without those questions; of pages that are drawn again and again taken once."""
     files = [str(run.folder / "results.json"), *(str(answers.path_of(run, task)) for task in left_out)]
-    key = str(run.folder), tuple(sorted((task, tuple(sorted(out))) for task, out in left_out.items()))
+    key = str(run.folder), frozenset(left_out.items())
 
     def take() -> Row:
         anew: Row = {part: {} for part in _PARTS}
@@ -114,7 +111,3 @@ def _guessing(rows: Sequence[Answered]) -> dict[str, float]:
         "chance": sum(1 / len(row.choices) for row in rows) / len(rows),
         "majority": places.most_common(1)[0][1] / len(rows),
     }
-
-
-def _how(evaluation: Row, task: str) -> str:
-    return how_asked(evaluation.get("asked", {}).get(task, {}))

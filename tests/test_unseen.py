@@ -58,7 +58,7 @@ def two(workspace: Workspace) -> list[Run]:
 
 
 def test_what_one_run_read_is_left_out_for_all(two: list[Run]) -> None:
-    assert seen(two) == {("mine", "f fp32"): {0, 3}}
+    assert seen(compare(two), two) == {("mine", "f fp32"): {0, 3}}
     before = compare(two)
     one, other = unseen(before, two)
     assert (one["mine_accuracy"], other["mine_accuracy"]) == (0.5, 1.0)  # of the second and the third question
@@ -84,7 +84,7 @@ def rows_of_arms(runs: list[Run]) -> list[dict[str, Any]]:
 
 def test_memorised_probes_and_other_questions_are_left_alone(two: list[Run]) -> None:
     asked(two[0], "mine", [1.0, 1.0, 0.0, 1.0], [0], memorised=True)
-    assert seen(two) == {("mine", "f fp32"): {3}}
+    assert seen(compare(two), two) == {("mine", "f fp32"): {3}}
     asked(
         two[1], "mine", [0.0, 1.0, 1.0, 0.0], [3], precision="nf4"
     )  # not the same, so it keeps what it lost to itself
