@@ -122,7 +122,7 @@ def _bar(item: QueueItem) -> None:
     """How far it is: a bar where that is known, else the words of the job."""
     doing = "stopping" if item.stopping else work(item.job.kind)
     if item.status.progress is None:
-        st.caption(f"{doing}: {plain(item.status.message)}" if item.status.message else doing)
+        st.caption(f"{doing}: {plain(item.status.message)}" if item.status.message not in ("", doing) else doing)
         return
     st.progress(item.status.progress, text=f"{doing}, {item.status.progress:.0%}")
     if item.seconds_left is not None:

@@ -23,6 +23,13 @@ def test_every_kind_and_state_has_words() -> None:
     assert {"new", "queued", "running", "paused", "done", "failed", "cancelled", "damaged"} == set(STATES)
 
 
+def test_the_sidebar_does_not_say_twice_what_is_done(studio: Workspace) -> None:
+    made_job(studio, "doctor", state="running", message="measuring this machine")
+    made_job(studio, "fetch", state="running", message="half of it is here")
+    said = [caption.value for caption in open_page("launch").sidebar.caption]
+    assert "measuring this machine" in said and "fetching a model: half of it is here" in said
+
+
 def test_the_sidebar_is_quiet_when_idle(studio: Workspace) -> None:
     made_run(studio)
     app = open_page("runs")
